@@ -1,0 +1,243 @@
+"""Second choice: the attentional bias, the inner loss l(M(k), v).
+
+Three formulas each, with r = M(k) - v:
+
+    loss(r, v, delta)                      the potential, summed over the value dimension
+    phi(r, v, delta) = d loss / d M(k)     its cotangent, what is written
+    phi_vjp(r, v, delta, d)                (d'phi/dr, d'phi/dv at fixed r, d'phi/d delta), for the outer gradient
+
+Shapes: r, v, d `[..., dim_v]`; delta `[..., 1]`, the token's threshold, for those that have one. Sums, not means: a mean
+would divide the step by dim_v. The hand-written two are checked against autograd in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from miras_search.choice import Choice, register
+
+
+class Bias(Choice):
+    """Base of all attentional biases."""
+
+    role: ClassVar[str] = "bias"
+    state_free: ClassVar[bool] = False
+    """The cotangent does not depend on the prediction, so the gradient needs no memory state and no chunk."""
+    quadratic: ClassVar[bool] = False
+    """The loss is 1/2 ||r||^2: with a linear memory, the delta rule."""
+
+    @property
+    def has_loss(self) -> bool:
+        """The cotangent is the gradient of `loss`; surrogates have none."""
+        return True
+
+    @property
+    def thresholded(self) -> bool:
+        """Takes a threshold delta for every token."""
+        return False
+
+    @property
+    def superlinear(self) -> bool:
+        """The cotangent grows faster than the error: without a LayerNorm it can run away."""
+        return False
+
+    def canonical(self, normalised: bool) -> Bias:
+        """Unused fields at their defaults, `auto` resolved, equal functions merged.
+
+        Args:
+            normalised: whether the memory's prediction passes a LayerNorm.
+        """
+        return self
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        """The potential, `[..., 1]`."""
+        raise NotImplementedError
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        """The cotangent, `[..., dim_v]`."""
+        raise NotImplementedError
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        """Pull `d` back through phi: to r, to v (at fixed r) and to delta."""
+        raise NotImplementedError
+
+
+class Dot(Bias):
+    """Dot product: l = -<M(k), v>, so the write is v itself (Hebb; Miras Eq 8).
+
+    phi = -v.
+    """
+
+    kind: Literal["dot"] = "dot"
+    state_free: ClassVar[bool] = True
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return -xp.row_sum((r + v) * v)
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return -v
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        return xp.zeros_like(r), -d, xp.row_sum(xp.zeros_like(r))
+
+
+class L2(Bias):
+    """Squared error: l = 1/2 ||M(k) - v||^2 (Miras Eq 9; the printed factor 2 is absorbed in the step).
+
+    phi = r.
+    """
+
+    kind: Literal["l2"] = "l2"
+    quadratic: ClassVar[bool] = True
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return 0.5 * xp.row_sum(r * r)
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return r
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        return d, xp.zeros_like(r), xp.row_sum(xp.zeros_like(r))
+
+
+class Lp(Bias):
+    """l_p error: l = (1/p) sum_j (r_j^2 + eps)^(p/2) (Miras Eq 10-11, smooth at zero; p = 2 is l2).
+
+    potential: phi = r (r^2 + eps)^(p/2 - 1).
+    surrogate: phi = tanh(nu r) (r^2 + eps)^((p - 1)/2), the paper's form (Remark 5, Eq 25); no gradient of any loss.
+    `factor: paper` keeps the factor p of d|r|^p/dr in phi; `unit` (default) drops it, so that p does not change the step.
+    `cap: norm` scales phi down to norm sqrt(dim_v) where it is longer: needed for p > 2 without a LayerNorm in the memory
+    (else NaN within tens of tokens), harmful with one; `auto` decides so.
+    """
+
+    kind: Literal["lp"] = "lp"
+    p: float = Field(3.0, ge=1.0, le=8.0)
+    form: Literal["potential", "surrogate"] = "potential"
+    nu: float = Field(10.0, gt=0.0, description="slope of the surrogate's tanh; not printed in the paper")
+    factor: Literal["unit", "paper"] = "unit"
+    cap: Literal["auto", "none", "norm"] = "auto"
+    eps: float = Field(1e-6, gt=0.0)
+
+    @property
+    def has_loss(self) -> bool:
+        return self.form == "potential" and self.cap == "none"
+
+    @property
+    def superlinear(self) -> bool:
+        return self.p > 2.0 and self.cap == "none"
+
+    def canonical(self, normalised: bool) -> Bias:
+        cap = self.cap
+        if cap == "auto":
+            cap = "norm" if self.p > 2.0 and not normalised else "none"
+        if self.form == "potential" and self.p == 2.0 and self.factor == "unit" and cap == "none":
+            return L2()
+        return self.model_copy(update={"cap": cap, **({"nu": 10.0} if self.form == "potential" else {})})
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        total = xp.row_sum(xp.power(r * r + self.eps, self.p / 2.0))
+        if self.factor == "unit":
+            total = total / self.p
+        return total
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        s = r * r + self.eps
+        if self.form == "potential":
+            g = r * xp.power(s, self.p / 2.0 - 1.0)
+        else:
+            g = xp.tanh(self.nu * r) * xp.power(s, self.p / 2.0 - 0.5)
+        if self.factor == "paper":
+            g = g * self.p
+        if self.cap == "norm":
+            # |g|^2 overflows float32 for large p: the norm is taken in units of the largest entry.
+            largest = xp.maximum(1e-6, xp.row_max(xp.abs(g)))
+            unit = g / largest
+            square = xp.maximum(1e-6, xp.row_sum(unit * unit))
+            g = g * xp.minimum(1.0, xp.sqrt(xp.row_size(r) / square) / largest)
+        return g
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        s = r * r + self.eps
+        if self.form == "potential":
+            g = r * xp.power(s, self.p / 2.0 - 1.0)
+            slope = xp.power(s, self.p / 2.0 - 2.0) * ((self.p - 1.0) * r * r + self.eps)
+        else:
+            t = xp.tanh(self.nu * r)
+            g = t * xp.power(s, self.p / 2.0 - 0.5)
+            slope = self.nu * (1.0 - t * t) * xp.power(s, self.p / 2.0 - 0.5)
+            slope = slope + t * (self.p - 1.0) * r * xp.power(s, self.p / 2.0 - 1.5)
+        if self.factor == "paper":
+            g = g * self.p
+            slope = slope * self.p
+        if self.cap == "norm":
+            largest = xp.maximum(1e-6, xp.row_max(xp.abs(g)))
+            unit = g / largest
+            square = xp.maximum(1e-6, xp.row_sum(unit * unit))
+            shrink = xp.sqrt(xp.row_size(r) / square) / largest
+            pulled = shrink * (d - unit * (xp.row_sum(d * unit) / square))
+            d = xp.where(shrink < 1.0, pulled, d)
+        return d * slope, xp.zeros_like(r), xp.row_sum(xp.zeros_like(r))
+
+
+class Huber(Bias):
+    """Huber: quadratic near zero, linear beyond the threshold delta (Miras Eq 13-16).
+
+    coordinate: phi = clip(r_j, -delta, delta), of l = sum_j H_delta(r_j) (Eq 13-14).
+    norm:       phi = r min(1, delta / ||r||), of l = H_delta(||r||) (Eq 15).
+    mixture:    phi = r if ||r|| <= delta else delta tanh(nu r), the paper's Yaad (Eq 16, 26); no potential, and it
+                jumps at the threshold. The paper's sign is tanh with a slope nu that it does not print.
+    `delta`: threshold at initialisation per square root of dim_v (norm, mixture), or per coordinate.
+    `threshold: data` predicts it for every token, `fixed` keeps it.
+    """
+
+    kind: Literal["huber"] = "huber"
+    form: Literal["coordinate", "norm", "mixture"] = "norm"
+    delta: float = Field(1.4142135623730951, gt=0.0)
+    threshold: Literal["data", "fixed"] = "data"
+    nu: float = Field(1.0, gt=0.0, description="slope of the mixture's tanh")
+
+    def canonical(self, normalised: bool) -> Bias:
+        return self if self.form == "mixture" else self.model_copy(update={"nu": 1.0})
+
+    @property
+    def has_loss(self) -> bool:
+        return self.form != "mixture"
+
+    @property
+    def thresholded(self) -> bool:
+        return True
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        if self.form == "coordinate":
+            a = xp.abs(r)
+            return xp.row_sum(xp.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta)))
+        norm = xp.sqrt(xp.row_sum(r * r) + 1e-24)
+        return xp.where(norm <= delta, 0.5 * norm * norm, delta * (norm - 0.5 * delta))
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        if self.form == "coordinate":
+            return xp.minimum(xp.maximum(r, -delta), delta)
+        norm = xp.sqrt(xp.row_sum(r * r) + 1e-24)
+        if self.form == "norm":
+            return r * xp.minimum(1.0, delta / norm)
+        return xp.where(norm <= delta, r, delta * xp.tanh(self.nu * r))
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        if self.form == "coordinate":
+            inside = xp.abs(r) <= delta
+            outside = xp.where(inside, xp.zeros_like(r), xp.where(r > 0.0, d, -d))
+            return xp.where(inside, d, xp.zeros_like(r)), xp.zeros_like(r), xp.row_sum(outside)
+        norm = xp.sqrt(xp.row_sum(r * r) + 1e-24)
+        inside = norm <= delta
+        if self.form == "norm":
+            along = xp.row_sum(d * r) / norm
+            dr = xp.where(inside, d, (delta / norm) * (d - r * (along / norm)))
+            return dr, xp.zeros_like(r), xp.where(inside, 0.0 * along, along)
+        t = xp.tanh(self.nu * r)
+        dr = xp.where(inside, d, d * delta * self.nu * (1.0 - t * t))
+        return dr, xp.zeros_like(r), xp.where(inside, 0.0 * norm, xp.row_sum(d * t))
+
+
+VARIANTS = register(Dot, L2, Lp, Huber)

@@ -1,0 +1,179 @@
+"""The self-check of an emitted module: the fast path against a plain loop whose inner gradient is autograd's."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from miras_search.codegen.skeletons.cache import memory_cache
+from miras_search.codegen.skeletons.dense import predict
+from miras_search.codegen.skeletons.layer import Layer, weight_shapes
+from miras_search.codegen.skeletons.recurrence import memory
+from miras_search.codegen.skeletons.slots import (
+    CACHE,
+    CHUNK,
+    CHUNKED,
+    DECAY_FIRST,
+    DECOUPLED,
+    FEEDBACK,
+    GATE,
+    LAYERS,
+    LEARNED_START,
+    MIRROR,
+    MOMENTUM,
+    NORM,
+    ONLINE,
+    READ,
+    STATE_FREE,
+    WINDOW,
+    bias_phi,
+    retention_feedback,
+    retention_initial,
+    retention_psi,
+    retention_scale,
+)
+
+
+def slow_memory(
+    q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]
+) -> Tensor:
+    """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
+    batch, time, heads, _ = q.shape
+    states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
+    momenta = [torch.zeros_like(s) for s in states]
+    norm = [initial[n][:, None] for n in ("norm_weight", "norm_bias") if n in initial]
+    ones = torch.ones(batch, heads, 1, 1, dtype=q.dtype)
+    answers = []
+    for t in range(time):
+        alpha = [ones] * LAYERS
+        if GATE == "scalar":
+            alpha = [gates["log_alpha"][:, t, :, None, None].exp()] * LAYERS
+        if GATE == "channel":
+            kept = gates["log_alpha"][:, t].exp()
+            alpha = [kept[..., None, :] if i == 0 else kept[..., None] for i in range(LAYERS)]
+        if ONLINE:
+            if DECAY_FIRST:
+                frozen = [a * s for a, s in zip(alpha, states, strict=True)]
+            else:
+                frozen = states
+        elif t % CHUNK == 0:
+            if MIRROR:
+                frozen = [retention_psi(s) for s in states]
+            else:
+                frozen = states
+            if READ == "lagged":
+                scales = [retention_scale(s) for s in states]
+        frozen = [w if w.requires_grad else w.detach().requires_grad_() for w in frozen]
+        key, value = k[:, t, :, None], v[:, t, :, None]
+        eta = gates["eta"][:, t, :, None, None]
+        delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
+        answer = predict(frozen, key, norm)
+        if DECOUPLED:
+            write = gates["erase"][:, t, :, None, None] * answer - eta * value
+        else:
+            write = eta * bias_phi(answer - value, value, delta)
+        if STATE_FREE:
+            write = eta * bias_phi(value, value, delta)
+        grads = torch.autograd.grad(answer, frozen, write, create_graph=True)
+        for i in range(LAYERS):
+            before = states[i]
+            if FEEDBACK:
+                before = retention_feedback(before)
+            change = -grads[i]
+            if MOMENTUM:
+                momenta[i] = gates["log_mu"][:, t, :, None, None].exp() * momenta[i] - grads[i]
+                change = momenta[i]
+            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+        if READ == "stale":
+            weights = frozen
+        elif READ == "lagged":
+            weights = [s * c for s, c in zip(states, scales, strict=True)]
+        elif MIRROR:
+            weights = [retention_psi(s) for s in states]
+        else:
+            weights = states
+        answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
+    return torch.stack(answers, 1)
+
+
+def slow_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention, query by query."""
+    answers = []
+    for t in range(q.shape[1]):
+        past = slice(max(0, t + 1 - WINDOW) if WINDOW > 0 else 0, t + 1)
+        weight = torch.einsum("bhd,bshd->bsh", q[:, t], k[:, past]).mul(q.shape[-1] ** -0.5).softmax(1)
+        answers.append(torch.einsum("bsh,bshd->bhd", weight, v[:, past]))
+    return torch.stack(answers, 1)
+
+
+def check_inputs(batch: int, time: int, heads: int, dim: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Random q, k, v, gates and initial values in float64, all with gradients."""
+    torch.manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64)
+
+    shape = (batch, time, heads)
+    q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
+    gates = {"eta": 0.3 * draw(*shape).sigmoid(), "delta": draw(*shape).exp(), "erase": 0.3 * draw(*shape).sigmoid()}
+    gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([dim] if GATE == "channel" else [])))
+    initial = {}
+    if LEARNED_START:
+        initial = {f"state_{i}": retention_initial(draw(heads, *s)) for i, s in enumerate(weight_shapes(dim))}
+    else:
+        initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
+    if NORM:
+        initial |= {"norm_weight": 1.0 + 0.1 * draw(heads, dim), "norm_bias": 0.1 * draw(heads, dim)}
+    wanted = {
+        "eta": True,
+        "delta": "delta" in gates,
+        "erase": DECOUPLED,
+        "log_mu": MOMENTUM,
+        "log_alpha": GATE != "none",
+    }
+    gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
+    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, dim))]
+    return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
+
+
+def deviation(a: Tensor, b: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1e-30))
+
+
+def self_check() -> bool:
+    """Outputs and every gradient against the loop; prefill + steps against the whole; prints what it found."""
+    (q, k, v), gates, initial = check_inputs(2, 2 * CHUNK + 5, 2, 8)
+    if CACHE:
+        fast, _ = memory_cache(q, k, v, {}, {})
+        slow = slow_cache(q, k, v)
+        leaves = {"q": q, "k": k, "v": v}
+    else:
+        fast, _ = memory(q, k, v, gates, initial)
+        slow = slow_memory(q, k, v, gates, initial)
+        leaves = {"q": q, "k": k, "v": v, **gates, **initial}
+    found = {"y": deviation(fast, slow)}
+    weight = torch.randn(fast.shape, dtype=fast.dtype)
+    a = torch.autograd.grad((fast * weight).sum(), list(leaves.values()), allow_unused=True)
+    b = torch.autograd.grad((slow * weight).sum(), list(leaves.values()), allow_unused=True)
+    for name, x, y in zip(leaves, a, b, strict=True):
+        if y is not None and x is not None and bool(y.abs().max() > 0):
+            found[f"d{name}"] = deviation(x, y)
+        elif (x is not None and bool(x.abs().max() > 0)) or (y is not None and bool(y.abs().max() > 0)):
+            found[f"d{name}"] = float("inf")
+    layer = Layer(32, 2).double()
+    x = torch.randn(2, CHUNK + 7, 32, dtype=torch.float64)
+    with torch.no_grad():
+        whole, _ = layer(x)
+        parts, state = layer(x[:, : CHUNK + 3])
+        outputs = [parts]
+        for t in range(CHUNK + 3, CHUNK + 7):
+            y, state = layer(x[:, t : t + 1], state)
+            outputs.append(y)
+    found["prefill + step"] = deviation(torch.cat(outputs, 1), whole)
+    for name, value in found.items():
+        print(f"{name:16s} {value:.1e}")
+    passed = all(value < 1e-9 for value in found.values())
+    print("ok: the fast path equals the loop" if passed else "FAILED: a deviation is above 1e-9")
+    return passed

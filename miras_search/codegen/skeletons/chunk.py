@@ -1,0 +1,275 @@
+"""One chunk: the gradients at its frozen weights, the writes, and the reads.
+
+Shape legend: B batch, H heads, C tokens; weights `[B, H, out, in]`, activations `[B, H, C, dim]`, gates `[B, H, C]`.
+"""
+
+import torch
+from torch import Tensor
+
+from miras_search.codegen.skeletons.dense import gradient, head, predict, with_one
+from miras_search.codegen.skeletons.slots import (
+    CHUNKED,
+    DECAY_FIRST,
+    DECOUPLED,
+    FEEDBACK,
+    GATE,
+    LAYERS,
+    MIRROR,
+    MOMENTUM,
+    ONLINE,
+    READ,
+    SCAN,
+    memory_activate,
+    retention_feedback,
+    retention_psi,
+    retention_scale,
+)
+
+
+def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
+    gap = late[..., :, None] - early[..., None, :]
+    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
+
+
+def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a channel gate every channel decays by its own."""
+    if GATE == "channel":
+        gap = late[..., :, None, :] - early[..., None, :, :]
+        keep = torch.ones_like(gap[..., 0], dtype=torch.bool).tril(-strict)
+        gap = gap.masked_fill(~keep[..., None], float("-inf"))
+        return torch.einsum("bhtd,bhid,bhtid->bhti", x, y, gap.exp())
+    return (x @ y.mT) * lower_decay(late, early, strict)
+
+
+def per_channel(l: Tensor) -> Tensor:
+    """A cumulated log decay, to be multiplied on keys: one number a token, or one a channel."""
+    if GATE != "channel":
+        l = l[..., None]
+    return l
+
+
+def chunk_online(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The exact delta rule for a tile of tokens (WY form).
+
+    W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
+    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
+    """
+    time_axis = -2 if GATE == "channel" else -1
+    l = log_alpha.cumsum(time_axis)
+    if DECAY_FIRST:
+        seen = l
+    else:
+        seen = l - log_alpha
+    right = eta[..., None] * v - erase[..., None] * ((k * per_channel(seen).exp()) @ state.mT)
+    system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
+    u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
+    end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
+    kept = state * per_channel(end).exp()
+    return y, kept + u.mT @ (k * per_channel(end - l).exp())
+
+
+def write_strengths(
+    log_alpha: Tensor, eta: Tensor, log_mu: Tensor | None, filled: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """How much of the write of token i is in the state at token t.
+
+    Returns:
+        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t `[B, H, C]`, and
+        both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
+    """
+    l = log_alpha.cumsum(-1)
+    decay = lower_decay(l, l)
+    if MOMENTUM:
+        assert log_mu is not None
+        m = log_mu.cumsum(-1)
+        written = lower_decay(m, m) * eta[..., None, :]
+        if filled is not None:
+            decay = decay * filled[:, None, None, :]
+        return decay @ written, (decay @ m.exp()[..., None])[..., 0], written[..., -1, :], m[..., -1:].exp()
+    return decay * eta[..., None, :], None, None, None
+
+
+def chunk_dual(
+    states: list[Tensor],
+    frozen: list[Tensor],
+    scales: list[Tensor],
+    momenta: list[Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_alpha: Tensor,
+    eta: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+    log_mu: Tensor | None,
+    filled: Tensor | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """A chunk in its dual, attention-like form: no weights are formed inside it."""
+    xs, gs = gradient(frozen, k, v, delta, norm)
+    if GATE == "channel":
+        l = log_alpha.cumsum(-2)
+        end = l[..., -1:, :]
+        g = gs[0] * eta[..., None]
+        written = g.mT @ (xs[0] * (end - l).exp())
+        new = [states[0] * end.exp() - written]
+        if READ == "stale":
+            return predict(frozen, q, norm), new, momenta
+        z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
+        return head(z, q, norm), new, momenta
+    strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
+    total = log_alpha.sum(-1)[..., None, None].exp()
+    held = log_alpha.cumsum(-1).exp()[..., None]
+    new, new_momenta = [], []
+    z = q
+    for i in range(LAYERS):
+        if READ != "stale":
+            if i:
+                z = memory_activate(z)
+            x = with_one(z)
+            z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
+            if MOMENTUM:
+                assert carried is not None
+                z = z + carried[..., None] * (x @ momenta[i].mT)
+            if READ == "lagged":
+                z = z * scales[i]
+        state = total * states[i] - (strength[..., -1, :, None] * gs[i]).mT @ xs[i]
+        if MOMENTUM:
+            assert carried is not None
+            assert impulse is not None
+            assert kept is not None
+            state = state + carried[..., -1:, None] * momenta[i]
+            new_momenta.append(kept[..., None] * momenta[i] - (impulse[..., None] * gs[i]).mT @ xs[i])
+        new.append(state)
+    if READ == "stale":
+        return predict(frozen, q, norm), new, new_momenta
+    return head(z, q, norm), new, new_momenta
+
+
+def chunk_scan(
+    states: list[Tensor],
+    frozen: list[Tensor],
+    momenta: list[Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_alpha: Tensor,
+    eta: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+    log_mu: Tensor | None,
+    filled: Tensor | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """A chunk token by token: the writes are linear, the mirror map and the reads run on all tokens at once."""
+    xs, gs = gradient(frozen, k, v, delta, norm)
+    alpha = log_alpha.exp()
+    new, new_momenta = [], []
+    z = q.unsqueeze(-2)
+    for i in range(LAYERS):
+        state = states[i]
+        if GATE == "channel":
+            kept = alpha[..., None, :] if i == 0 else alpha[..., :, None]
+        else:
+            kept = alpha[..., None, None]
+        g = gs[i] * eta[..., None]
+        if MOMENTUM:
+            momentum = momenta[i]
+        path = []
+        for t in range(q.shape[-2]):
+            write = -g[..., t, :, None] * xs[i][..., t, None, :]
+            if MOMENTUM:
+                assert log_mu is not None
+                momentum = log_mu[..., t, None, None].exp() * momentum + write
+                write = momentum
+                if filled is not None:
+                    write = write * filled[:, t, None, None, None]
+            if FEEDBACK:
+                before = retention_feedback(state)
+                if filled is not None:
+                    before = torch.where(filled[:, t, None, None, None], before, state)
+                state = kept[..., t, :, :] * before + write
+            else:
+                state = kept[..., t, :, :] * state + write
+            path.append(state)
+        new.append(state)
+        if MOMENTUM:
+            new_momenta.append(momentum)
+        if READ != "stale":
+            weights = torch.stack(path, 2)
+            if MIRROR:
+                weights = retention_psi(weights)
+            if i:
+                z = memory_activate(z)
+            z = with_one(z) @ weights.mT
+    if READ == "stale":
+        return predict(frozen, q, norm), new, new_momenta
+    return head(z.squeeze(-2), q, norm), new, new_momenta
+
+
+def open_chunk(
+    carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None
+) -> list[Tensor]:
+    """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
+
+    The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
+    """
+    states, rest = carry[:LAYERS], carry[LAYERS:]
+    if fresh is not None:
+        mask = fresh[:, None, None, None]
+        states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
+    out = list(states)
+    if MOMENTUM:
+        momenta, rest = rest[:LAYERS], rest[LAYERS:]
+        if fresh is not None:
+            momenta = [torch.where(fresh[:, None, None, None], 0.0, m) for m in momenta]
+        out += momenta
+    if CHUNKED:
+        if MIRROR:
+            frozen = [retention_psi(s) for s in states]
+        else:
+            frozen = list(states)
+        if opens is not None:
+            frozen = [torch.where(opens[:, None, None, None], w, o) for w, o in zip(frozen, rest, strict=False)]
+        out += frozen
+        if READ == "lagged":
+            scales = [retention_scale(s) for s in states]
+            if opens is not None:
+                scales = [torch.where(opens[:, None, None, None], c, o) for c, o in zip(scales, rest[LAYERS:], strict=True)]
+            out += scales
+    return out
+
+
+def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], filled: Tensor | None) -> list[Tensor]:
+    """An opened chunk, from carry to `[y, *carry]`.
+
+    `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
+    """
+    q, k, v, log_alpha, eta, delta = tokens[:6]
+    if ONLINE:
+        if DECOUPLED:
+            erase = tokens[6]
+        else:
+            erase = eta
+        return list(chunk_online(carry[0], q, k, v, log_alpha, eta, erase))
+    states, rest = carry[:LAYERS], carry[LAYERS:]
+    momenta: list[Tensor] = []
+    log_mu = None
+    if MOMENTUM:
+        momenta, rest = rest[:LAYERS], rest[LAYERS:]
+        log_mu = tokens[6]
+    if CHUNKED:
+        frozen = rest[:LAYERS]
+    elif MIRROR:
+        frozen = [retention_psi(s) for s in states]
+    else:
+        frozen = states
+    if SCAN:
+        y, states, momenta = chunk_scan(states, frozen, momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled)
+    else:
+        y, states, momenta = chunk_dual(
+            states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
+        )
+    return [y, *states, *momenta, *rest]

@@ -1,0 +1,321 @@
+"""The memory layer: projections, short convolution, gates, the memory, normalisation and output gate.
+
+Shape legend: B batch, T time, E width, H heads, D = E / H.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from miras_search.codegen.skeletons.cache import memory_cache
+from miras_search.codegen.skeletons.dense import predict
+from miras_search.codegen.skeletons.recurrence import memory
+from miras_search.codegen.skeletons.slots import (
+    ALPHA_START,
+    CACHE,
+    CONSTANT_DECAY,
+    CONV,
+    DECOUPLED,
+    DELTA_FIXED,
+    DELTA_NORM,
+    DELTA_START,
+    EXPANSION,
+    GATE,
+    LAYERS,
+    LEARNED_START,
+    MIRROR,
+    MOMENTUM,
+    MU_START,
+    NORM,
+    OFFSET,
+    ONLINE,
+    OUTPUT_GATE,
+    QK_NORM,
+    ROPE,
+    STATE_FREE,
+    STEP,
+    STEP_GATED,
+    THRESHOLDED,
+    ZEROED,
+    bias_phi,
+    retention_initial,
+    retention_psi,
+)
+
+
+def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
+    """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    t = torch.arange(time, device=start.device)
+    base = -start[:, None].expand(-1, time)
+    if reset is not None:
+        base = torch.where(reset, t, base).cummax(1).values
+    return t - base
+
+
+def short_convolution(u: Tensor, weight: Tensor, history: Tensor, age: Tensor | None) -> Tensor:
+    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `history` [B, width - 1, F].
+
+    With `age`, taps do not reach into the document before.
+    """
+    time, reach = u.shape[1], weight.shape[0] - 1
+    past = torch.cat([history, u], 1)
+    out = u * weight[0]
+    for j in range(1, reach + 1):
+        tap = past[:, reach - j : reach - j + time] * weight[j]
+        if age is not None:
+            tap = tap * (age >= j)[..., None]
+        out = out + tap
+    return out
+
+
+def next_history(u: Tensor, history: Tensor, age: Tensor | None, length: Tensor | None) -> Tensor:
+    """The last inputs of the convolution, `[B, width - 1, F]`, for the call that follows."""
+    reach = history.shape[1]
+    past = torch.cat([history, u], 1)
+    if length is None:
+        kept = past[:, past.shape[1] - reach :]
+    else:
+        index = length[:, None] + torch.arange(reach, device=u.device)
+        kept = past.gather(1, index[..., None].expand(-1, -1, u.shape[2]))
+    if age is not None:
+        last = age[:, -1] if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
+        behind = torch.arange(reach - 1, -1, -1, device=u.device)
+        kept = kept * (behind <= last[:, None])[..., None]
+    return kept
+
+
+def rotate(x: Tensor, position: Tensor) -> Tensor:
+    """Rotary position embedding on `[B, T, H, D]`, base 10000."""
+    half = x.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = (position[..., None] * rate)[:, :, None].to(x.dtype)
+    a, b = x[..., :half], x[..., half : 2 * half]
+    turned = [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()]
+    return torch.cat([*turned, x[..., 2 * half :]], -1)
+
+
+def pack_order(valid: Tensor) -> Tensor:
+    """`[B, T]`: times of the valid tokens first, in order."""
+    return torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Take times in this order."""
+    return x.gather(1, order.view(*order.shape, *[1] * (x.ndim - 2)).expand(*order.shape, *x.shape[2:]))
+
+
+def inner_step(start: list[Tensor], dim: int) -> float:
+    """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
+
+    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
+    cotangent by that of the error, at errors of 1.2 a coordinate. Both are 1 for an l2 bias on a matrix.
+    """
+    curvature = 1.0
+    slope = 1.0
+    if LAYERS > 1 or NORM or MIRROR:
+        draw = torch.Generator().manual_seed(0)
+        leaves = [s.detach().to("cpu", torch.float64).requires_grad_() for s in start]
+        total = 0.0
+        with torch.enable_grad():
+            for _ in range(4):
+                key = torch.nn.functional.normalize(torch.randn(1, dim, generator=draw, dtype=torch.float64), dim=-1)
+                if MIRROR:
+                    weights = [retention_psi(s) for s in leaves]
+                else:
+                    weights = leaves
+                one = torch.ones(dim, dtype=torch.float64)
+                answer = predict(weights, key, [one, 0.0 * one])[0]
+                rows = torch.eye(dim, dtype=torch.float64)
+                jacobian = torch.autograd.grad(answer, leaves, rows, is_grads_batched=True)
+                flat = torch.cat([j.flatten(1) for j in jacobian], 1)
+                total += float(torch.linalg.matrix_norm(flat @ flat.mT, 2))
+        curvature = total / 4
+    if not STATE_FREE:
+        draw = torch.Generator().manual_seed(1)
+        r = 1.2 * torch.randn(256, dim, generator=draw, dtype=torch.float64)
+        g = bias_phi(r, 0.0 * r, torch.full((256, 1), threshold_start(dim), dtype=torch.float64))
+        slope = float(g.norm() / r.norm())
+    return STEP / (curvature * slope)
+
+
+def threshold_start(dim: int) -> float:
+    """The bias's threshold at initialisation."""
+    if DELTA_NORM:
+        return DELTA_START * math.sqrt(dim)
+    return DELTA_START
+
+
+def weight_shapes(dim: int) -> list[tuple[int, int]]:
+    """`(out, in)` of the memory's weights for keys and values of this size."""
+    sizes = [dim, *[EXPANSION * dim] * (LAYERS - 1), dim]
+    extra = 1 if OFFSET else 0
+    return [(o, i + extra) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+
+
+class Layer(nn.Module):
+    """A causal sequence layer, `[B, T, E] -> [B, T, E]`, with the memory of this file.
+
+    Args:
+        width: E.
+        heads: memories side by side; each has dimension E / heads. Default: dimension 64, or one head.
+    """
+
+    def __init__(self, width: int, heads: int | None = None) -> None:
+        super().__init__()
+        heads = max(1, width // 64) if heads is None else heads
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        dim = width // heads
+        self.width, self.heads, self.dim = width, heads, dim
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        if CONV > 0:
+            self.conv = nn.Parameter(torch.rand(CONV, 3 * width) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
+        if not CACHE:
+            if STEP_GATED:
+                self.eta = nn.Linear(width, heads)
+            if DECOUPLED:
+                self.erase = nn.Linear(width, heads)
+            if GATE == "scalar" and not CONSTANT_DECAY:
+                self.alpha = nn.Linear(width, heads)
+            if GATE == "channel" and not CONSTANT_DECAY:
+                self.alpha = nn.Sequential(nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width))
+            if MOMENTUM:
+                self.mu = nn.Linear(width, heads)
+            if THRESHOLDED and not DELTA_FIXED:
+                self.delta = nn.Linear(width, heads)
+            if LEARNED_START:
+                draws = [torch.randn(heads, *shape) for shape in weight_shapes(dim)]
+                self.start = nn.ParameterList(retention_initial(z) for z in draws)
+            if NORM:
+                self.norm_weight = nn.Parameter(torch.ones(heads, dim))
+                self.norm_bias = nn.Parameter(torch.zeros(heads, dim))
+            self.register_buffer("step", torch.ones(()))
+            if CONSTANT_DECAY:
+                self.register_buffer("log_decay", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))))
+        self.read_norm = nn.RMSNorm(dim, eps=1e-6)
+        if OUTPUT_GATE:
+            self.gate = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gates start at their documented values; the step is measured on the initial memory."""
+        if CACHE:
+            return
+        if GATE != "none" and not CONSTANT_DECAY:
+            nn.init.constant_((self.alpha[1] if GATE == "channel" else self.alpha).bias, ALPHA_START)
+        if STEP_GATED:
+            nn.init.zeros_(self.eta.bias)
+        if DECOUPLED:
+            nn.init.zeros_(self.erase.bias)
+        if MOMENTUM:
+            nn.init.constant_(self.mu.bias, MU_START)
+        if THRESHOLDED and not DELTA_FIXED:
+            nn.init.constant_(self.delta.bias, math.log(math.e - 1.0))
+        if not self.out.weight.is_meta:
+            if LEARNED_START:
+                self.step.fill_(inner_step([s[0] for s in self.start], self.dim))
+            else:
+                self.step.fill_(inner_step([], self.dim))
+
+    def initial(self) -> dict[str, Tensor]:
+        """The memory's learned values: state of a new document, affine of its LayerNorm."""
+        found = {}
+        if LEARNED_START:
+            found = {f"state_{i}": s for i, s in enumerate(self.start)}
+        else:
+            found = {f"state_{i}": self.out.weight.new_zeros(self.heads, *s) for i, s in enumerate(weight_shapes(self.dim))}
+        if NORM:
+            found["norm_weight"], found["norm_bias"] = self.norm_weight, self.norm_bias
+        return found
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        eta = self.step.expand(*x.shape[:2], self.heads)
+        if STEP_GATED:
+            eta = eta * 2.0 * torch.sigmoid(self.eta(x))
+        found = {}
+        if DECOUPLED:
+            found["erase"] = self.step * 2.0 * torch.sigmoid(self.erase(x))
+        if GATE != "none":
+            if CONSTANT_DECAY:
+                log_alpha = self.log_decay.expand(*x.shape[:2], self.heads)
+            else:
+                log_alpha = torch.nn.functional.logsigmoid(self.alpha(x))
+            if GATE == "channel":
+                if CONSTANT_DECAY:
+                    log_alpha = log_alpha[..., None].expand(*x.shape[:2], self.heads, self.dim)
+                else:
+                    log_alpha = log_alpha.unflatten(2, (self.heads, self.dim))
+            found["log_alpha"] = log_alpha
+        if MOMENTUM:
+            mu = self.mu(x)
+            found["log_mu"] = torch.nn.functional.logsigmoid(mu)
+            eta = eta * torch.sigmoid(-mu)
+        if THRESHOLDED:
+            if DELTA_FIXED:
+                found["delta"] = torch.full_like(eta, threshold_start(self.dim))
+            else:
+                found["delta"] = threshold_start(self.dim) * torch.nn.functional.softplus(self.delta(x))
+        found["eta"] = eta
+        return found
+
+    def forward(
+        self,
+        x: Tensor,
+        state: dict[str, Tensor] | None = None,
+        reset: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run over a sequence, or go on from a state.
+
+        Args:
+            x: `[B, T, E]`.
+            state: what an earlier call returned; a dict of tensors with batch first.
+            reset: `[B, T]` bool, true at the first token of a new document.
+            valid: `[B, T]` bool, false for padding, which nothing sees.
+
+        Returns:
+            `[B, T, E]` and the state.
+        """
+        order = length = None
+        if valid is not None:
+            order, length = pack_order(valid), valid.sum(1)
+            x, valid = reorder(x, order), reorder(valid, order)
+            reset = None if reset is None else reorder(reset, order) & valid
+        batch, time, _ = x.shape
+        start = x.new_zeros(batch, dtype=torch.long) if state is None else state["age"]
+        age = document_age(time, start, reset)
+        out_state = {}
+        u = self.qkv(x)
+        if CONV > 0:
+            history = u.new_zeros(batch, CONV - 1, u.shape[2]) if state is None else state["conv"]
+            taps = None if reset is None else age
+            out_state["conv"] = next_history(u, history, taps, length)
+            u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
+        q, k, v = u.unflatten(2, (3, self.heads, self.dim)).unbind(2)
+        if QK_NORM:
+            q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
+            k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
+        if ROPE:
+            q, k = rotate(q, age), rotate(k, age)
+        if ZEROED:
+            y = torch.zeros_like(v)
+        elif CACHE:
+            if QK_NORM:
+                q = q * self.dim  # logits of sqrt(dim) times the cosine
+            y, stored = memory_cache(q, k, v, {}, {}, state, reset, valid)
+            out_state |= stored
+        else:
+            y, stored = memory(q, k, v, self.gates(x), self.initial(), state, reset, valid)
+            out_state |= stored
+        last = age[:, -1] + 1 if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0] + 1
+        out_state["age"] = last if length is None else torch.where(length > 0, last, start)
+        y = self.read_norm(y).flatten(2)
+        if OUTPUT_GATE:
+            y = y * torch.nn.functional.silu(self.gate(x))
+        y = self.out(y)
+        if order is not None:
+            y = reorder(y * valid[..., None], torch.argsort(order, dim=1))
+        return y, out_state

@@ -1,0 +1,156 @@
+"""The memory over a whole sequence: a loop over chunks whose backward recomputes each chunk from its start.
+
+Only the states at chunk starts are kept, so memory grows with the number of chunks, not of tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
+from miras_search.codegen.skeletons.layout import Layout, plan_layout, to_slots, to_tokens
+from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, DECOUPLED, LAYERS, MOMENTUM, READ, THRESHOLDED, TRITON
+from miras_search.codegen.skeletons.triton_linear import triton_linear, triton_takes
+
+
+def advance(
+    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+) -> list[Tensor]:
+    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
+    opens = None if layout.opens is None else layout.opens[:, n]
+    fresh = None if layout.fresh is None else layout.fresh[:, n]
+    filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
+    return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+
+
+class Recurrence(torch.autograd.Function):
+    """All chunks. Arguments after the layout: counts of the four groups, then carry, tokens `[B, H, S, ...]`, initial, norm."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, sizes: tuple[int, int, int, int], *flat: Tensor) -> tuple[Tensor, ...]:
+        """Run the chunks and keep the carry at the start of each."""
+        carry, tokens, initial, norm = split_groups(flat, sizes)
+        starts, ys = [], []
+        for n in range(layout.chunks):
+            starts += carry
+            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
+            y, *carry = advance(n, layout, carry, part, initial, norm)
+            ys.append(y)
+        ctx.layout, ctx.sizes = layout, sizes
+        ctx.save_for_backward(*starts, *flat[sizes[0] :])
+        return (torch.cat(ys, 2), *carry)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
+        """Walk back over the chunks; each is recomputed and differentiated by itself."""
+        layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
+        cut = layout.chunks * sizes[0]
+        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        dtokens = [torch.zeros_like(x) for x in tokens]
+        dshared = [torch.zeros_like(x) for x in initial + norm]
+        for n in range(layout.chunks - 1, -1, -1):
+            window = slice(n * CHUNK, (n + 1) * CHUNK)
+            leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
+            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
+            leaves = [x.requires_grad_() for x in leaves]
+            with torch.enable_grad():
+                carry, part, first, affine = split_groups(leaves, sizes)
+                out = advance(n, layout, carry, part, first, affine)
+            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
+            grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
+            filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
+            dcarry = tuple(filled[: sizes[0]])
+            for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
+                d[:, :, window] = g
+            for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
+                d += g
+        return (None, None, *dcarry, *dtokens, *dshared)
+
+
+def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
+    """The flat arguments, in their four groups."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups
+
+
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    if MOMENTUM:
+        names += [f"momentum_{i}" for i in layers]
+    if CHUNKED:
+        names += [f"frozen_{i}" for i in layers]
+        if READ == "lagged":
+            names += [f"scale_{i}" for i in layers]
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    if MOMENTUM:
+        carry += [torch.zeros_like(s) for s in initial]
+    if CHUNKED:
+        carry += [torch.zeros_like(s) for s in initial]
+        if READ == "lagged":
+            carry += [torch.zeros_like(s[..., :1, :1]) for s in initial]
+    return carry
+
+
+def memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The memory over a sequence: writes every (k, v), answers every q.
+
+    Args:
+        q: `[B, T, H, K]`; k the same, v `[B, T, H, V]`.
+        k: keys.
+        v: values.
+        gates: by name, `[B, T, H]`: `eta`, and as the design has them `log_alpha`, `log_mu`, `delta`, `erase`.
+        initial: `state_0`, ... `[H, out, in]`, the state of a new document, and `norm_weight`, `norm_bias` `[H, V]`.
+        state: what an earlier call returned.
+        reset: `[B, T]` bool, true at the first token of a document.
+        valid: `[B, T]` bool, false for padding.
+
+    Returns:
+        y `[B, T, H, V]` and the state, a dict of tensors with batch first.
+    """
+    if TRITON:
+        fits = triton_takes(q, k, v, state, reset, valid)
+        if fits:
+            return triton_linear(q, k, v, gates, initial, state)
+    batch, time, heads = k.shape[:3]
+    kind = torch.promote_types(torch.float32, q.dtype)
+    first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
+    norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
+    position = torch.zeros(batch, dtype=torch.long, device=q.device)
+    if CHUNKED and state is not None:
+        position = state["position"]
+    layout = plan_layout(time, position, reset, valid)
+    eta = gates["eta"]
+    tokens = [q, k, v, gates.get("log_alpha", torch.zeros_like(eta)), eta, gates["delta"] if THRESHOLDED else torch.ones_like(eta)]
+    if MOMENTUM:
+        tokens.append(gates["log_mu"])
+    if DECOUPLED:
+        tokens.append(gates["erase"])
+    tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
+    carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
+    sizes = (len(carry), len(tokens), len(first), len(norm))
+    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)
+    out = dict(zip(state_names(), carry, strict=True))
+    if CHUNKED:
+        out["position"] = layout.position
+    return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out

@@ -1,0 +1,88 @@
+"""Flags and functions that a design fills in. The values here are those of a delta-like matrix memory with an l2 bias, in
+frozen chunks, so that the skeletons run as they stand."""
+
+import torch
+from torch import Tensor
+
+CHUNK = 16
+"""Tokens for which the gradient is frozen; for designs without chunks, the tile of the parallel form."""
+CHUNKED = True
+"""Chunk boundaries matter to the result."""
+TRITON = False
+"""There are kernels for this design."""
+
+LAYERS = 1
+NORM = False
+RESIDUAL = False
+OFFSET = False
+EXPANSION = 4
+CACHE = False
+WINDOW = 0
+"""Tokens a cache answers from; 0: all."""
+
+STATE_FREE = False
+THRESHOLDED = False
+DELTA_START = 1.0
+"""Threshold at initialisation; multiplied by sqrt(dim) if DELTA_NORM."""
+DELTA_NORM = False
+DELTA_FIXED = False
+
+GATE = "none"
+CONSTANT_DECAY = False
+MIRROR = False
+SCALING = False
+FEEDBACK = False
+LEARNED_START = False
+ALPHA_START = 4.0
+
+MOMENTUM = False
+MU_START = 0.0
+ONLINE = False
+DECAY_FIRST = False
+DECOUPLED = False
+READ = "exact"
+SCAN = False
+"""Reads need the weights of every token: exact reads of a nonlinear map."""
+STEP = 1.0
+STEP_GATED = True
+
+CONV = 4
+QK_NORM = True
+ROPE = False
+OUTPUT_GATE = True
+ZEROED = False
+
+
+def bias_phi(r: Tensor, v: Tensor, delta: Tensor) -> Tensor:
+    """The bias's cotangent."""
+    return r
+
+
+def memory_activate(z: Tensor) -> Tensor:
+    """The activation between the memory's layers."""
+    return torch.nn.functional.gelu(z)
+
+
+def memory_activate_grad(z: Tensor) -> Tensor:
+    """Its derivative."""
+    return 0.5 * (1.0 + torch.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * torch.exp(-0.5 * z * z)
+
+
+def retention_psi(s: Tensor) -> Tensor:
+    """The mirror map."""
+    return s
+
+
+def retention_scale(s: Tensor) -> Tensor:
+    """The number by which a scaling map multiplies the state."""
+    return torch.ones_like(s[..., :1, :1])
+
+
+def retention_feedback(s: Tensor) -> Tensor:
+    """What the state becomes before it decays."""
+    return s
+
+
+def retention_initial(z: Tensor) -> Tensor:
+    """The learned initial state from a standard normal."""
+    return z * z.shape[-1] ** -0.5

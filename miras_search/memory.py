@@ -1,0 +1,196 @@
+"""First choice: the memory architecture M(W, x), what is learned online.
+
+Shapes: weights `[..., out, in]`, vectors `[..., dim]`. Weights are listed in the order in which they are applied
+(the paper's W_2 is our first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from miras_search.choice import Choice, register
+
+Shape = tuple[int, int]
+
+
+class Memory(Choice):
+    """Base of all memories. Capabilities are what other modules may ask; they never ask for the name."""
+
+    role: ClassVar[str] = "memory"
+    parametric: ClassVar[bool] = True
+    """Has weights of fixed size that a gradient can write; a cache grows instead."""
+
+    def canonical(self, linear_retention: bool) -> Memory:
+        """Unused fields at their defaults, `auto` resolved, equal functions merged."""
+        return self
+
+    @property
+    def linear(self) -> bool:
+        """M(W, x) = W x, so that the delta rule has an exact WY form."""
+        return False
+
+    @property
+    def initial_(self) -> str:
+        """`zeros` or `learned`: the state before the first token."""
+        return "learned"
+
+    @property
+    def normalised(self) -> bool:
+        """The prediction passes a LayerNorm, which bounds the inner error."""
+        return False
+
+    @property
+    def residual_(self) -> bool:
+        """M(x) = x + ...: key and value dimension are equal."""
+        return False
+
+    @property
+    def depth_(self) -> int:
+        """Number of weight matrices."""
+        return 0
+
+    @property
+    def offset_(self) -> bool:
+        """Every layer has an additive bias, written online."""
+        return False
+
+    def weights(self, dim_k: int, dim_v: int) -> list[Shape]:
+        """Shapes `(out, in)` of one head's weights, in the order of application."""
+        return []
+
+    def predict(self, xp: Any, weights: Sequence[Any], x: Any, norm_weight: Any, norm_bias: Any) -> Any:
+        """M(W, x), `[..., dim_k] -> [..., dim_v]`.
+
+        Args:
+            xp: the dialect.
+            weights: `[..., out, in]` each.
+            x: `[..., dim_k]`.
+            norm_weight: `[..., dim_v]`, affine of the LayerNorm; unused without one.
+            norm_bias: likewise.
+        """
+        raise NotImplementedError
+
+
+class _Dense(Memory):
+    """A stack of linear maps; what the matrix and the MLP share."""
+
+    def predict(self, xp: Any, weights: Sequence[Any], x: Any, norm_weight: Any, norm_bias: Any) -> Any:
+        h = x
+        for i, w in enumerate(weights):
+            if i:
+                h = self.activate(xp, h)
+            if self.offset_:
+                h = xp.append_one(h)
+            h = xp.matvec(w, h)
+        if self.normalised:
+            centred = h - xp.row_mean(h)
+            h = centred / xp.sqrt(xp.row_mean(centred * centred) + 1e-6) * norm_weight + norm_bias
+        if self.residual_:
+            h = x + h
+        return h
+
+    def activate(self, xp: Any, z: Any) -> Any:
+        """gelu(z) = z Phi(z)."""
+        return z * 0.5 * (1.0 + xp.erf(z * 0.7071067811865476))
+
+    def activate_grad(self, xp: Any, z: Any) -> Any:
+        """gelu'(z) = Phi(z) + z phi(z)."""
+        return 0.5 * (1.0 + xp.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * xp.exp(-0.5 * z * z)
+
+
+class Matrix(_Dense):
+    """Linear memory M(x) = W x.
+
+    The memory of linear attention, RetNet, Mamba2, DeltaNet (Miras, Table 1). State: dim_v x dim_k a head.
+
+    `initial`: the state before the first token. `zeros` as in the published models; `learned` is needed by mirror maps
+    that are constant or undefined at zero; `auto` takes `zeros` where the retention is linear.
+    """
+
+    kind: Literal["matrix"] = "matrix"
+    initial: Literal["auto", "zeros", "learned"] = "auto"
+
+    def canonical(self, linear_retention: bool) -> Memory:
+        if self.initial != "auto":
+            return self
+        return Matrix(initial="zeros" if linear_retention else "learned")
+
+    @property
+    def initial_(self) -> str:
+        return self.initial
+
+    @property
+    def linear(self) -> bool:
+        return True
+
+    @property
+    def depth_(self) -> int:
+        return 1
+
+    def weights(self, dim_k: int, dim_v: int) -> list[Shape]:
+        return [(dim_v, dim_k)]
+
+
+class Mlp(_Dense):
+    """Deep memory M(x) = x + LN(W_n gelu(... gelu(W_1 x))).
+
+    Two layers, expansion 4, residual and LayerNorm are the paper's (Miras, section 5.3; its W_1 is our last). One layer
+    with `offset` is TTT-Linear, two with `offset` TTT-MLP (arXiv 2407.04620): since M(x) - v = LN(f(x)) - (v - x), the
+    residual is their target v - k. The LayerNorm's affine is learned by the outer loop, one a head; so is the initial state, since at zero
+    all layers but the last have zero gradient.
+
+    `offset`: an additive bias in every layer, written online like the weights (a constant 1 appended to the input).
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    layers: int = Field(2, ge=1, le=4)
+    expansion: int = Field(4, ge=1, le=16)
+    residual: bool = True
+    norm: bool = True
+    offset: bool = False
+
+    def canonical(self, linear_retention: bool) -> Memory:
+        if self.layers > 1:
+            return self
+        if not (self.residual or self.norm or self.offset):
+            return Matrix(initial="learned")
+        return self.model_copy(update={"expansion": 4})
+
+    @property
+    def normalised(self) -> bool:
+        return self.norm
+
+    @property
+    def residual_(self) -> bool:
+        return self.residual
+
+    @property
+    def depth_(self) -> int:
+        return self.layers
+
+    @property
+    def offset_(self) -> bool:
+        return self.offset
+
+    def weights(self, dim_k: int, dim_v: int) -> list[Shape]:
+        hidden = self.expansion * dim_k
+        sizes = [dim_k, *([hidden] * (self.layers - 1)), dim_v]
+        return [(o, i + self.offset) for i, o in zip(sizes, sizes[1:], strict=False)]
+
+
+class Cache(Memory):
+    """Growing memory: the set of all keys and values, read by softmax attention.
+
+    y = sum_i softmax_i(q'k_i / sqrt(d)) v_i, the Nadaraya-Watson solution of the l2 regression (Miras, Table 1).
+    `window`: only the last so many tokens (sliding-window attention); none: all.
+    """
+
+    kind: Literal["cache"] = "cache"
+    parametric: ClassVar[bool] = False
+    window: int | None = Field(None, ge=1)
+
+
+VARIANTS = register(Matrix, Mlp, Cache)

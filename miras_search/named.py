@@ -1,0 +1,164 @@
+"""The published models, each one composition of the four choices, and our recommended forms of the paper's three.
+
+A name keeps its word: `moneta`, `yaad` and `memora` are the paper's, repaired only where the print leaks the future or is
+undefined; `-r` marks our forms. What was repaired stands in `fidelity`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+from miras_search.algorithm import GradientDescent, Momentum, Nonparametric
+from miras_search.bias import L2, Dot, Huber, Lp
+from miras_search.design import Block, Design
+from miras_search.errors import DesignError
+from miras_search.memory import Cache, Matrix, Mlp
+from miras_search.retention import Kl, L2Retention, Lq, NoRetention
+
+
+class Named(NamedTuple):
+    """A design with its source and how far it follows it."""
+
+    design: Design
+    paper: str
+    fidelity: str
+
+
+_DOT = GradientDescent(step_gate="constant")
+_DELTA = GradientDescent(gradient="online", step=0.5)
+
+NAMED: dict[str, Named] = {
+    "softmax-attention": Named(
+        Design(
+            memory=Cache(),
+            bias=L2(),
+            retention=NoRetention(),
+            algorithm=Nonparametric(),
+            block=Block(qk_norm=False, rope=True),
+        ),
+        "Vaswani et al. 2017, arXiv 1706.03762; Miras Table 1",
+        "Scaled dot-product attention with rotary positions; the short convolution and output gate of the block are ours.",
+    ),
+    "linear-attention": Named(
+        Design(memory=Matrix(), bias=Dot(), retention=NoRetention(), algorithm=_DOT),
+        "Katharopoulos et al. 2020, arXiv 2006.16236; Miras Eq 8",
+        "Identity feature map on unit q and k, no normaliser, as Miras' Table 1 has it.",
+    ),
+    "retnet": Named(
+        Design(memory=Matrix(), bias=Dot(), retention=L2Retention(decay="constant"), algorithm=_DOT, block=Block(rope=True)),
+        "Sun et al. 2023, arXiv 2307.08621",
+        "Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).",
+    ),
+    "deltanet": Named(
+        Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=_DELTA),
+        "Schlag et al. 2021, arXiv 2102.11174; Yang et al. 2024, arXiv 2406.06484",
+        "Exact delta rule, beta = sigmoid(w x), unit q and k.",
+    ),
+    "gated-deltanet": Named(
+        Design(
+            memory=Matrix(),
+            bias=L2(),
+            retention=L2Retention(),
+            algorithm=_DELTA.model_copy(update={"order": "decay_first"}),
+        ),
+        "Yang et al. 2024, arXiv 2412.06464",
+        "Exact recurrence, decay first. alpha = sigmoid(w x + 4) where the authors take Mamba2's parametrisation.",
+    ),
+    "ttt-linear": Named(
+        Design(
+            memory=Mlp(layers=1, offset=True),
+            bias=L2(),
+            retention=NoRetention(),
+            algorithm=GradientDescent(chunk=16),
+        ),
+        "Sun et al. 2024, arXiv 2407.04620",
+        "x + LN(W x + b), target v - k, mini-batch 16. Without their learned 1/(t + 1) token factor; rotary positions off.",
+    ),
+    "ttt-mlp": Named(
+        Design(memory=Mlp(offset=True), bias=L2(), retention=NoRetention(), algorithm=GradientDescent(chunk=16)),
+        "Sun et al. 2024, arXiv 2407.04620",
+        "As ttt-linear with two layers, expansion 4; gelu by erf where the authors take its tanh approximation.",
+    ),
+    "titans-lmm": Named(
+        Design(memory=Mlp(), bias=L2(), retention=L2Retention(), algorithm=Momentum(chunk=16)),
+        "Behrouz et al. 2024, arXiv 2501.00663",
+        "Momentum and forget gate on a two-layer memory; residual and LayerNorm are Miras', the chunk is ours.",
+    ),
+    "moneta": Named(
+        Design(
+            memory=Mlp(),
+            bias=Lp(p=3.0, form="surrogate", nu=10.0, factor="paper", cap="none"),
+            retention=Lq(q=4.0, map="printed"),
+            algorithm=GradientDescent(chunk=16, step=3.0),
+        ),
+        "Behrouz et al. 2025, arXiv 2504.13173, Eq 24-25",
+        "Printed map and surrogate. Repairs: reads are causal (exact; the printed chunk-end norm leaks the future), the norm has a "
+        "floor and is per matrix and head, S_0 is solved so that W_0 is fan-in, nu = 10 is not printed.",
+    ),
+    "yaad": Named(
+        Design(
+            memory=Mlp(),
+            bias=Huber(form="mixture", nu=1.0),
+            retention=L2Retention(),
+            algorithm=GradientDescent(chunk=16),
+        ),
+        "Behrouz et al. 2025, arXiv 2504.13173, Eq 16, 26",
+        "Printed mixture. Repairs: delta is a scalar (printed as a vector against a norm), the sign is tanh(nu r) with nu = 1, "
+        "which is not printed (with nu = 10 it hardly trains).",
+    ),
+    "memora": Named(
+        Design(memory=Mlp(), bias=L2(), retention=Kl(), algorithm=GradientDescent(chunk=16, step=0.03)),
+        "Behrouz et al. 2025, arXiv 2504.13173, Eq 27, 30-32",
+        "Simplex rows with c = 1. Repairs: the dual form (printed in-chunk steps on W leave the simplex), reads exact, rows over the "
+        "input, S_0 random. Trains slowly.",
+    ),
+    "moneta-r": Named(
+        Design(
+            memory=Mlp(),
+            bias=Lp(p=3.0, cap="none"),
+            retention=Lq(q=3.0, map="printed", norm="mean"),
+            algorithm=GradientDescent(chunk=16, read="lagged"),
+        ),
+        "this project, after arXiv 2504.13173",
+        "Smooth potential without the factor p, a scale-free map (q = 3, mean norm), lagged reads.",
+    ),
+    "yaad-r": Named(
+        Design(memory=Mlp(), bias=Huber(form="norm"), retention=L2Retention(), algorithm=GradientDescent(chunk=16)),
+        "this project, after arXiv 2504.13173, Eq 15",
+        "Norm Huber: continuous at the threshold and with a slope beyond it.",
+    ),
+    "memora-r": Named(
+        Design(
+            memory=Mlp(),
+            bias=L2(),
+            retention=Kl(scale=0.5, exponent=0.5, signed=True),
+            algorithm=GradientDescent(chunk=16, step=0.3),
+        ),
+        "this project, after arXiv 2504.13173",
+        "Signed simplex (exponentiated gradient with both signs), c = sqrt(fan_in) / 2. Trains slowly.",
+    ),
+}
+
+
+def get(name: str) -> Design:
+    """The design of that name.
+
+    Raises:
+        DesignError: if there is none; says which is nearest.
+    """
+    if name in NAMED:
+        return NAMED[name].design
+    near = difflib.get_close_matches(name, NAMED, n=1)
+    raise DesignError(
+        f"no design is named {name!r}",
+        hint=f"did you mean {near[0]!r}?" if near else "see `miras-search designs`",
+    )
+
+
+def label(design: Design) -> str:
+    """The name of the design, if it is a named one up to merging; else the empty string."""
+    return _LABELS.get(design.fingerprint, "")
+
+
+_LABELS = {entry.design.fingerprint: name for name, entry in NAMED.items()}

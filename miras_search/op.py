@@ -1,0 +1,89 @@
+"""From a design to running code: the emitted module, written to a content-addressed cache and imported from there.
+
+What is trained is what is emitted: `layer` and `model` take their classes from here, and an export copies the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from miras_search import named
+from miras_search.codegen.emit import emit
+from miras_search.design import Design
+
+
+def cache_folder() -> Path:
+    """Where emitted modules are kept: $MIRAS_SEARCH_CACHE, or the user's cache folder."""
+    given = os.environ.get("MIRAS_SEARCH_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "miras-search"
+
+
+def write_module(source: str) -> Path:
+    """Write a module's text under the hash of its content; a second writer of the same text changes nothing.
+
+    A cache folder that cannot be written is replaced by one in the temporary folder.
+    """
+    name = f"m{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = os.access(folder, os.W_OK)
+    except OSError:
+        probe = False
+    if not probe:
+        folder = Path(tempfile.gettempdir()) / f"miras-search-{os.getuid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    if not path.exists() or path.read_text() != source:
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            file.write(source)
+        os.replace(temporary, path)
+    return path
+
+
+def import_module(path: Path) -> ModuleType:
+    """Import a file under a name made of its own, once a process."""
+    name = f"miras_search_emitted_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@lru_cache(maxsize=256)
+def load(design: Design) -> ModuleType:
+    """The emitted module of a design: `memory` (or `memory_cache`), `Layer`, `self_check`."""
+    return import_module(write_module(emit(design)))
+
+
+def layer(design: Design | str, width: int, heads: int | None = None) -> nn.Module:
+    """A memory layer, `[batch, time, width] -> ([batch, time, width], state)`.
+
+    Args:
+        design: a design, or the name of a published one ("yaad").
+        width: model dimension.
+        heads: memories side by side; default: of dimension 64.
+
+    Raises:
+        DesignError: if no design has that name.
+    """
+    known = named.get(design) if isinstance(design, str) else design
+    module: nn.Module = load(known).Layer(width, heads)
+    return module

@@ -1,0 +1,250 @@
+"""The definition of every design: a plain loop over time, slow and exact.
+
+The inner gradient comes from autograd of the bias's loss (of its declared cotangent where a surrogate has no loss), so nothing
+here shares a derivative with the fast paths, which are tested against it. Differentiable: every gradient of the outer loop,
+through the inner one, is autograd's.
+
+Shape legend: B batch, T time, H heads, K key dim, V value dim; weights `[B, H, out, in]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_search.design import Design
+
+State = dict[str, Tensor]
+
+
+class Xp:
+    """The dialect of the formulas, as torch functions of any dtype."""
+
+    exp, sqrt, abs, tanh, sigmoid, erf = torch.exp, torch.sqrt, torch.abs, torch.tanh, torch.sigmoid, torch.erf
+    where, zeros_like = torch.where, torch.zeros_like
+
+    @staticmethod
+    def power(x: Any, p: float) -> Any:
+        return x**p
+
+    @staticmethod
+    def minimum(a: Any, b: Tensor) -> Tensor:
+        return torch.minimum(torch.as_tensor(a, dtype=b.dtype, device=b.device), b)
+
+    @staticmethod
+    def maximum(a: Any, b: Tensor) -> Tensor:
+        return torch.maximum(torch.as_tensor(a, dtype=b.dtype, device=b.device), b)
+
+    @staticmethod
+    def row_sum(x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True)
+
+    @staticmethod
+    def row_mean(x: Tensor) -> Tensor:
+        return x.mean(-1, keepdim=True)
+
+    @staticmethod
+    def row_max(x: Tensor) -> Tensor:
+        return x.amax(-1, keepdim=True)
+
+    @staticmethod
+    def row_size(x: Tensor) -> int:
+        return x.shape[-1]
+
+    @staticmethod
+    def total(x: Tensor) -> Tensor:
+        return x.sum((-2, -1), keepdim=True)
+
+    @staticmethod
+    def total_size(x: Tensor) -> int:
+        return x.shape[-2] * x.shape[-1]
+
+    @staticmethod
+    def matvec(w: Tensor, x: Tensor) -> Tensor:
+        return (w @ x.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def append_one(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones_like(x[..., :1])], -1)
+
+
+def run(
+    design: Design,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    state: State | None = None,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Run a memory over a sequence, token by token.
+
+    Args:
+        design: the memory; its canonical form is what runs.
+        q: queries `[B, T, H, K]`.
+        k: keys `[B, T, H, K]`.
+        v: values `[B, T, H, V]`.
+        gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`, or `[B, T, H, K]` for a channel gate),
+            `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias), `erase` (decoupled strengths).
+        state: what an earlier call returned; none starts a document.
+        initial: the memory's learned values: `state_0`, `state_1`, ... `[H, out, in]` (dual state at the start of a document; zeros
+            if absent), `norm_weight` and `norm_bias` `[H, V]`.
+        reset: `[B, T]` bool, true at the first token of a new document inside a row.
+        valid: `[B, T]` bool, false for padding, which is skipped; its output is zero.
+
+    Returns:
+        y `[B, T, H, V]` and the state, a dict with batch first: `state_i` (dual state), `momentum_i`, `frozen_i` (the chunk's
+        weights), `scale_i` (lagged reads) and `position` (tokens into the chunk, per row), as far as the design has them; for a
+        cache `key`, `value` and `mask` of the stored tokens.
+    """
+    design = design.canonical()
+    steps = _Cache(design, q, v, state) if not design.memory.parametric else _Weights(design, q, v, initial or {}, state)
+    outputs = []
+    for t in range(q.shape[1]):
+        live = torch.ones_like(q[:, t, 0, 0], dtype=torch.bool) if valid is None else valid[:, t]
+        if reset is not None:
+            steps.reset(reset[:, t] & live)
+        y = steps.token(q[:, t], k[:, t], v[:, t], {name: gate[:, t] for name, gate in gates.items()}, live)
+        outputs.append(torch.where(_rows(live, y), y, torch.zeros_like(y)))
+    return torch.stack(outputs, 1), steps.state()
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class _Weights:
+    """A memory with weights: S_t = alpha_t S_{t-1} - eta_t g_t at the weights frozen at the chunk's start."""
+
+    def __init__(self, design: Design, q: Tensor, v: Tensor, initial: Mapping[str, Tensor], state: State | None) -> None:
+        self.design = design
+        batch, heads = q.shape[0], q.shape[2]
+        shapes = design.memory.weights(q.shape[-1], v.shape[-1])
+        self.start = [
+            initial[f"state_{i}"].expand(batch, -1, -1, -1) if f"state_{i}" in initial else q.new_zeros(batch, heads, *shape)
+            for i, shape in enumerate(shapes)
+        ]
+        self.norm = [initial.get("norm_weight", v.new_ones(heads, v.shape[-1])), initial.get("norm_bias", v.new_zeros(()))]
+        layers = range(len(shapes))
+        self.lagged = design.algorithm.read_ == "lagged"
+        given = state or {}
+        self.s = [given.get(f"state_{i}", self.start[i]) for i in layers]
+        self.m = [given.get(f"momentum_{i}", torch.zeros_like(self.start[i])) for i in layers]
+        self.w = [given.get(f"frozen_{i}", self.start[i]) for i in layers]
+        self.scale = [given.get(f"scale_{i}", q.new_zeros(batch, heads, 1, 1)) for i in layers]
+        self.position = given.get("position", torch.zeros(batch, dtype=torch.long, device=q.device))
+
+    def reset(self, rows: Tensor) -> None:
+        self.s = [torch.where(_rows(rows, s), a, s) for s, a in zip(self.s, self.start, strict=True)]
+        self.m = [torch.where(_rows(rows, m), torch.zeros_like(m), m) for m in self.m]
+        self.position = torch.where(rows, 0, self.position)
+
+    def token(self, q: Tensor, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> Tensor:
+        memory, retention, algorithm = self.design.memory, self.design.retention, self.design.algorithm
+        alpha = [torch.ones_like(s[..., :1, :1]) for s in self.s]
+        if retention.gated != "none":
+            alpha = _kept(gate["log_alpha"].exp(), retention.gated, len(self.s))
+        if algorithm.online:
+            self.w = [a * s for a, s in zip(alpha, self.s, strict=True)] if algorithm.decay_first else self.s
+        else:
+            opens = (self.position == 0) & live
+            self.w = [torch.where(_rows(opens, s), retention.psi(Xp, s), w) for s, w in zip(self.s, self.w, strict=True)]
+            if self.lagged:
+                self.scale = [
+                    torch.where(_rows(opens, c), retention.scale(Xp, s), c)  # type: ignore[attr-defined]
+                    for s, c in zip(self.s, self.scale, strict=True)
+                ]
+        written = self.gradient(k, v, gate)
+        s, m = [], []
+        for i, g in enumerate(written):
+            kept = alpha[i] * retention.feedback(Xp, self.s[i])
+            m.append(self.m[i] * _column(gate["log_mu"].exp()) - g if algorithm.momentum else self.m[i])
+            s.append(kept + m[i] if algorithm.momentum else kept - g)
+        self.s = [torch.where(_rows(live, new), new, old) for new, old in zip(s, self.s, strict=True)]
+        self.m = [torch.where(_rows(live, new), new, old) for new, old in zip(m, self.m, strict=True)]
+        self.position = torch.where(live, (self.position + 1) % algorithm.chunk_, self.position)
+        if algorithm.read_ == "stale":
+            weights = self.w
+        elif self.lagged:
+            weights = [s * c for s, c in zip(self.s, self.scale, strict=True)]
+        else:
+            weights = [retention.psi(Xp, s) for s in self.s]
+        return memory.predict(Xp, weights, q, *self.norm)
+
+    def gradient(self, k: Tensor, v: Tensor, gate: dict[str, Tensor]) -> list[Tensor]:
+        """eta_t dl/dW at the frozen weights, by autograd."""
+        bias, algorithm = self.design.bias, self.design.algorithm
+        eta = gate["eta"].unsqueeze(-1)
+        delta = gate["delta"].unsqueeze(-1) if bias.thresholded else torch.zeros_like(eta)
+        with torch.enable_grad():
+            w = [x if x.requires_grad else x.detach().requires_grad_() for x in self.w]
+            prediction = self.design.memory.predict(Xp, w, k, *self.norm)
+            if algorithm.decoupled:
+                strength = 0.5 * gate["erase"].unsqueeze(-1) * prediction.square() - eta * prediction * v
+                return list(torch.autograd.grad(strength.sum(), w, create_graph=True))
+            r = prediction - v
+            if bias.has_loss:
+                grads = torch.autograd.grad(bias.loss(Xp, r, v, delta).sum(), w, create_graph=True)
+            else:
+                grads = torch.autograd.grad(prediction, w, bias.phi(Xp, r, v, delta), create_graph=True)
+        return [_column(gate["eta"]) * g for g in grads]
+
+    def state(self) -> State:
+        algorithm = self.design.algorithm
+        out = {f"state_{i}": s for i, s in enumerate(self.s)}
+        if algorithm.momentum:
+            out |= {f"momentum_{i}": m for i, m in enumerate(self.m)}
+        if self.design.chunked:
+            out |= {f"frozen_{i}": w for i, w in enumerate(self.w)} | {"position": self.position}
+            if self.lagged:
+                out |= {f"scale_{i}": c for i, c in enumerate(self.scale)}
+        return out
+
+
+def _column(gate: Tensor) -> Tensor:
+    return gate[..., None, None]
+
+
+def _kept(alpha: Tensor, gated: str, layers: int) -> list[Tensor]:
+    """alpha for every weight matrix: a number, or its input channels (first layer) and output channels (last)."""
+    if gated == "scalar":
+        return [_column(alpha)] * layers
+    rows, columns = alpha.unsqueeze(-1), alpha.unsqueeze(-2)
+    return [columns if i == 0 else rows for i in range(layers)]
+
+
+class _Cache:
+    """Softmax attention over the tokens of the document so far, or the last `window` of them."""
+
+    def __init__(self, design: Design, q: Tensor, v: Tensor, state: State | None) -> None:
+        self.window: Callable[[Tensor], Tensor] = lambda order: order >= 0
+        size = getattr(design.memory, "window", None)
+        if size is not None:
+            self.window = lambda order: order < size
+        given = state or {}
+        batch, _, heads, dim = q.shape
+        self.key = given.get("key", q.new_zeros(batch, 0, heads, dim))
+        self.value = given.get("value", v.new_zeros(batch, 0, heads, v.shape[-1]))
+        self.mask = given.get("mask", torch.zeros(batch, 0, dtype=torch.bool, device=q.device))
+
+    def reset(self, rows: Tensor) -> None:
+        self.mask = self.mask & ~rows[:, None]
+
+    def token(self, q: Tensor, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> Tensor:
+        self.key = torch.cat([self.key, k[:, None]], 1)
+        self.value = torch.cat([self.value, v[:, None]], 1)
+        self.mask = torch.cat([self.mask, live[:, None]], 1)
+        behind = self.mask.flip(1).cumsum(1).flip(1) - 1
+        seen = self.mask & self.window(behind)
+        logits = torch.einsum("bhd,bshd->bsh", q, self.key) * q.shape[-1] ** -0.5
+        logits = logits.masked_fill(~(seen | ~live[:, None])[..., None], float("-inf"))
+        return torch.einsum("bsh,bshd->bhd", logits.softmax(1), self.value)
+
+    def state(self) -> State:
+        return {"key": self.key, "value": self.value, "mask": self.mask}

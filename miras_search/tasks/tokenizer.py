@@ -1,0 +1,142 @@
+"""Tokenizers that an export can carry: bytes, or a BPE trained on the spot. Both are byte-level and round-trip exactly.
+
+One special token, `<|endoftext|>` with id 0, stands before every document; it decodes to no bytes. Where the text
+spells it, that is ordinary text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from miras_search.errors import TaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+END_TEXT = "<|endoftext|>"
+END = 0
+"""Id of `<|endoftext|>`: begins a document, and ends the one before."""
+
+BYTES_VOCAB = 257
+"""Ids of the byte tokenizer: `<|endoftext|>` and the 256 bytes."""
+
+TRAINING_BYTES = 1 << 26
+"""Of a longer text, a BPE is trained on the first 64 MiB."""
+
+
+class Tokenizer:
+    """A Hugging Face `tokenizers` file and fast paths around it.
+
+    Args:
+        json: the text of a `tokenizer.json` made by `byte_tokenizer` or `train_bpe`.
+    """
+
+    def __init__(self, json: str) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        self.json = json
+        self._fast: Any = Fast.from_str(json)
+        self._fast.encode_special_tokens = True  # text that spells `<|endoftext|>` is text
+        self.vocab = int(self._fast.get_vocab_size())
+
+    @cached_property
+    def table(self) -> list[bytes]:
+        """The bytes of every token."""
+        byte_of = {char: byte for byte, char in enumerate(_alphabet())}
+        table = [b""] * self.vocab
+        for token, index in self._fast.get_vocab().items():
+            if index != END:
+                table[index] = bytes(byte_of[char] for char in token)
+        return table
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """How many bytes every token decodes to, int64 [vocab]."""
+        import numpy as np
+
+        return np.array([len(token) for token in self.table], dtype=np.int64)
+
+    @cached_property
+    def _id_of_byte(self) -> NDArray[np.uint16]:
+        import numpy as np
+
+        ids = np.zeros(256, dtype=np.uint16)
+        for index, token in enumerate(self.table):
+            if len(token) == 1:
+                ids[token[0]] = index
+        return ids
+
+    def encode(self, text: bytes) -> NDArray[np.uint32]:
+        """UTF-8 text as ids, uint32 [tokens]."""
+        import numpy as np
+
+        if self.vocab == BYTES_VOCAB:
+            return self._id_of_byte[np.frombuffer(text, dtype=np.uint8)].astype(np.uint32)
+        return np.array(self._fast.encode_batch_fast([text.decode()])[0].ids, dtype=np.uint32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text; `<|endoftext|>` is left out, broken UTF-8 shows as U+FFFD."""
+        return b"".join(self.table[i] for i in ids).decode("utf-8", errors="replace")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token a byte: a BPE without merges. Ids follow the byte-level alphabet, not the byte's value."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Fast(models.BPE(vocab={END_TEXT: END} | {char: 1 + i for i, char in enumerate(alphabet)}, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens([END_TEXT])
+    return Tokenizer(fast.to_str())
+
+
+def train_bpe(texts: Iterable[bytes], vocab: int) -> Tokenizer:
+    """A byte-level BPE with the pre-tokenisation of GPT-2.
+
+    Args:
+        texts: UTF-8; only the first `TRAINING_BYTES` are read.
+        vocab: ids, `<|endoftext|>` and the 256 bytes included.
+
+    Raises:
+        TaskError: if the text is too short to learn that many.
+    """
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    fast = Fast(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    fast.train_from_iterator(_head(texts), trainer)
+    if (got := fast.get_vocab_size()) < vocab:
+        raise TaskError(
+            f"the training text is too short for a BPE of {vocab} tokens: it has only {got}",
+            hint=f"use bpe_vocab: {got} or less, a longer text, or tokenizer: bytes",
+        )
+    return Tokenizer(fast.to_str())
+
+
+def _head(texts: Iterable[bytes]) -> Iterator[str]:
+    left = TRAINING_BYTES
+    for text in texts:
+        yield text.decode()
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _alphabet() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
