@@ -1,17 +1,16 @@
 """From a trained trial to a Hugging Face folder that needs nothing of this package.
 
-    folder = export("runs/quickstart", "exported/best")       the best trial; README.md and provenance.json say which and why
+    folder = export("runs/quickstart", "exported/best")     the best trial; README.md says which and why
     print(sample(folder, "The import statement", 100))
 
-`memory_miras.py` in it is the emitted module that was trained, byte for byte; `lm_miras.py` is the model around it, cut out
-of `miras_search.model`; `configuration_miras.py` and `modeling_miras.py` (`miras_search/hf`) are transformers' view of both.
-Writing needs no transformers; `sample` does.
+`memory_miras.py` in it is the emitted module that was trained, byte for byte; `lm_miras.py` is the model around it, cut
+out of `miras_search.model`; `configuration_miras.py` and `modeling_miras.py` (`miras_search/hf`) are the classes that
+transformers loads. Writing needs no transformers; `sample` does.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 PROVENANCE = "provenance.json"
 
+
 class Chosen(NamedTuple):
     """A trial to export, and why that one."""
 
@@ -42,13 +42,16 @@ class Chosen(NamedTuple):
     reason: str
 
 
-def export(run: str | os.PathLike[str], out: str | os.PathLike[str], key: str | None = None) -> Path:
+def export(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], key: str | None = None, *, overwrite: bool = False
+) -> Path:
     """Export a trial of a run.
 
     Args:
         run: the folder of a run, or its name under `runs/`.
         out: folder to make; must not exist, or be empty.
         key: of the trial, or its first digits; default: the best one (see `choose`).
+        overwrite: replace an earlier export in `out`; a folder that is none is left alone.
 
     Returns:
         `out`.
@@ -59,17 +62,20 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str], key: str | 
         TaskError: if the text is gone of which the tokenizer was trained.
     """
     folder = RunFolder.open(run if Path(run).exists() else Path("runs") / run)
-    _free(Path(out))
+    _free(Path(out), overwrite)
     space = Space.from_text(folder.space_yaml, str(folder.path / "space.yaml"))
     record, reason = choose(folder, space, key)
     saved = _saved(folder, record)
-    assert saved is not None
     candidate = Candidate.model_validate(record.candidate)
     task = next((t for t in space.tasks if t.name == record.task), None)
     if task is None:
-        raise ExportError(f"its task {record.task} is not in space.yaml", where=str(folder.path), hint="export another trial")
+        raise ExportError(
+            f"its task {record.task} is not in space.yaml", where=str(folder.path), hint="export another trial"
+        )
     emitted = folder.path / "designs" / f"{candidate.design.fingerprint}.py"
-    measured = record.model_dump(mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"})
+    measured = record.model_dump(
+        mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"}
+    )
     return export_model(
         candidate,
         saved.meta["vocab"],
@@ -87,6 +93,7 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str], key: str | 
         },
         source=emitted.read_text(encoding="utf-8") if emitted.is_file() else None,
         document=0 if getattr(task, "reset", False) else None,
+        overwrite=overwrite,
     )
 
 
@@ -100,6 +107,7 @@ def export_model(
     provenance: Mapping[str, Any],
     source: str | None = None,
     document: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a model as a Hugging Face folder; it appears whole or not at all.
 
@@ -112,6 +120,7 @@ def export_model(
         provenance: for the card and provenance.json; `export` says what it knows.
         source: the emitted module that was trained; default: what is emitted now.
         document: the token at which the memory starts afresh, if it was trained so.
+        overwrite: replace an earlier export in `out`.
 
     Raises:
         ExportError: if the weights are not those of the candidate, or `out` cannot be written.
@@ -119,7 +128,7 @@ def export_model(
     from safetensors.torch import save
 
     out = Path(out)
-    _free(out)
+    _free(out, overwrite)
     candidate = candidate.canonical()
     source = emit(candidate.design) if source is None else source
     _fits(candidate, vocab, state_dict, source)
@@ -160,7 +169,9 @@ def choose(run: RunFolder, space: Space, key: str | None = None) -> Chosen:
     if not done:
         counts = {s: sum(r.status == s for r in rows.values()) for s in sorted({r.status for r in rows.values()})}
         told = ", ".join(f"{n} {status}" for status, n in counts.items())
-        raise ExportError(f"none of its {len(rows)} trials finished ({told})", where=where, hint="see the causes: miras-search status")
+        raise ExportError(
+            f"none of its {len(rows)} trials finished ({told})", where=where, hint="see the causes: miras-search status"
+        )
     texts = {task.name for task in space.tasks if isinstance(task, Text)}
     rest = "" if len(space.tasks) == 1 else "; text before other tasks, since it can print a sample"
     pool = [record for record in done if record.task in texts]
@@ -168,7 +179,9 @@ def choose(run: RunFolder, space: Space, key: str | None = None) -> Chosen:
         pool, rest = done, ""
     present = [task for task in space.tasks if any(record.task == task.name for record in pool)]
     if not present:
-        raise ExportError("its trials are of tasks that are not in space.yaml", where=where, hint="name a trial by its key")
+        raise ExportError(
+            "its trials are of tasks that are not in space.yaml", where=where, hint="name a trial by its key"
+        )
     task, metric, goal = _measure(space, present)
     sign = 1.0 if goal == "min" else -1.0
     ranked = sorted((r for r in pool if r.task == task), key=lambda r: sign * r.metrics.get(metric, sign * math.inf))
@@ -202,7 +215,9 @@ def _named(run: RunFolder, rows: Mapping[str, Record], key: str) -> Record:
     record = found[0]
     if record.status != "ok":
         cause = f": {record.cause}" if record.cause else ""
-        raise ExportError(f"trial {record.key} did not finish ({record.status}{cause})", where=where, hint="name one that is ok")
+        raise ExportError(
+            f"trial {record.key} did not finish ({record.status}{cause})", where=where, hint="name one that is ok"
+        )
     return record
 
 
@@ -235,7 +250,7 @@ def tokenizer(task: Task, record: Record | None = None) -> str | None:
     known = record.hashes.get("tokenizer") if record is not None else None
     if found is not None and known is not None and hashlib.sha256(found.encode()).hexdigest()[:16] != known:
         raise ExportError(
-            f"the tokenizer of task {task.name} is not the one that trial {record.key if record else ''} was trained with",
+            f"the tokenizer of task {task.name} is not the one that the trial was trained with",
             hint="the text or the version of tokenizers has changed: export where the sweep ran",
         )
     return found
@@ -248,7 +263,7 @@ def _fits(candidate: Candidate, vocab: int, state_dict: Mapping[str, torch.Tenso
     from miras_search.model import LM
 
     size = candidate.backbone
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # on the meta device it would take longer: that imports torch._dynamo
         layer = op.import_module(op.write_module(source)).Layer
         layers = [layer(size.width, size.heads) for _ in range(size.layers)]
         wanted = LM(layers, vocab, size.width, candidate.hidden, candidate.design.block.residual_conv).state_dict()
@@ -262,31 +277,39 @@ def _fits(candidate: Candidate, vocab: int, state_dict: Mapping[str, torch.Tenso
             )
 
 
-def _free(out: Path) -> None:
-    """Refuse a place that is taken."""
+def _free(out: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken; an earlier export may be replaced."""
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists():
-        raise ExportError(
-            "exists already" + (" and is not empty" if out.is_dir() else " and is no folder"),
-            where=str(out),
-            hint="choose another folder with -o, or remove this one",
-        )
+    earlier = (out / PROVENANCE).is_file() and (out / "config.json").is_file()
+    if out.exists() and not (overwrite and earlier):
+        what = "exists already" + (" and is not empty" if out.is_dir() else " and is no folder")
+        hint = "choose another folder with -o, or remove this one"
+        if earlier:
+            hint = "replace it with --overwrite, or choose another folder with -o"
+        elif overwrite:
+            what += ", and is no earlier export"
+        raise ExportError(what, where=str(out), hint=hint)
 
 
 def _publish(contents: Mapping[str, bytes], out: Path) -> Path:
-    """Write beside, then rename, so that the folder appears whole."""
-    beside = out.parent / f".{out.name}.{os.getpid()}.new"
+    """Write beside, then rename, so that the folder appears whole; an earlier export goes only then."""
+    beside, old = (out.parent / f".{out.name}.{os.getpid()}.{word}" for word in ("new", "old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         for name, content in contents.items():
             (beside / name).write_bytes(content)
+        if out.is_dir() and any(out.iterdir()):
+            out.rename(old)
         beside.rename(out)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
         hint = "make the folder writable, free some space, or choose another with -o"
         raise ExportError(f"cannot be written: {error.strerror}", where=str(out), hint=hint) from None
+    shutil.rmtree(old, ignore_errors=True)
     return out
 
 
@@ -311,7 +334,7 @@ def sample(folder: str | os.PathLike[str], prompt: str, n: int, *, temperature: 
     if not (folder / "config.json").is_file():
         raise ExportError("is no exported model", where=str(folder), hint="make one: miras-search export RUN -o DIR")
     if not (folder / "tokenizer.json").is_file():
-        raise ExportError("has no tokenizer, so it cannot write text", where=str(folder), hint="export a trial of a text task")
+        raise ExportError("has no tokenizer, so it cannot write text", where=str(folder), hint="export a text task")
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:

@@ -165,24 +165,27 @@ def validate(model: type[M], node: Node, what: str, problems: Problems) -> M | N
         problems.add(node.mark, f"{what} is {json.dumps(node.plain())}, not a mapping", known_fields(model))
         return None
     plain = node.plain()
-    error: ValidationError | None = None
+    found: list[ErrorDetails] = []
     for attempt in (plain, whole(plain)):
         try:
             return model.model_validate_json(json.dumps(attempt), strict=True)
-        except ValidationError as found:
-            error = found
-            if all(e["type"] not in ("int_type", "int_from_float") for e in found.errors()):
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            if all(e["type"] not in ("int_type", "int_from_float") for e in found):
                 break
-    assert error is not None
-    for details in error.errors(include_url=False):
-        _note(details, model, node, what, problems)
+    misspelt = any(e["type"] == "extra_forbidden" for e in found)
+    for details in found:
+        loc = details["loc"]
+        inside = any(len(e["loc"]) > len(loc) > 0 and e["loc"][: len(loc)] == loc for e in found)
+        if not inside and not (misspelt and details["type"] == "missing"):
+            _note(details, model, node, what, problems)
     return None
 
 
 def _note(details: ErrorDetails, model: type[BaseModel], node: Node, what: str, problems: Problems) -> None:
     loc = details["loc"]
     at = node.at(loc)
-    name = ".".join(str(part) for part in loc)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if details["type"] == "extra_forbidden":
         known = [f for f in model.model_fields if f != "kind"] if len(loc) == 1 else []
         problems.add(at.name_mark, f"unknown field {loc[-1]} of {what}", nearest(loc[-1], known) if known else None)

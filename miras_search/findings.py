@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -178,9 +178,7 @@ def findings(frame: pd.DataFrame) -> Findings:
         paths={str(k): int(v) for k, v in frame.loc[frame["path"].fillna("") != "", "path"].value_counts().items()},
         commands=[c for facts in about.values() for c in _commands(facts.get("environment"))],
         environment=_environment(about),
-        hashes={
-            c.removeprefix("hashes."): str(v) for c in columns_of(frame, "hashes") for v in frame[c].dropna().unique()
-        },
+        hashes=_hashes(frame),
         spaces=spaces,
         sampler=", ".join(searches),
         notes=notes,
@@ -245,7 +243,7 @@ def _verdict(done: pd.DataFrame, objective: Objective, names: pd.DataFrame) -> V
     sign = 1.0 if objective.goal == "max" else -1.0
     entries.sort(key=lambda e: (-sign * e.interval.estimate, e.state_bytes, e.fingerprint))
     front = pareto_front([(e.interval.estimate, float(e.state_bytes)) for e in entries], (objective.goal, "min"))
-    ranked = [_replace(e, rank=i + 1, front=bool(front[i])) for i, e in enumerate(entries)]
+    ranked = [replace(e, rank=i + 1, front=bool(front[i])) for i, e in enumerate(entries)]
     best, rest = ranked[0], ranked[1:]
     runner_up = rest[0] if rest else None
     published = next((e for e in rest if e.published), None)
@@ -280,10 +278,6 @@ def _hashes(frame: pd.DataFrame) -> dict[str, str]:
         for (task, value), _ in frame.dropna(subset=[column]).groupby(["task", column], sort=True):
             found.setdefault(f"{task}: {column.removeprefix('hashes.')}", []).append(str(value))
     return {name: ", ".join(values) for name, values in found.items()}
-
-
-def _replace(entry: Entry, **changes: Any) -> Entry:
-    return Entry(**{**entry.__dict__, **changes})
 
 
 def _names(frame: pd.DataFrame) -> pd.DataFrame:

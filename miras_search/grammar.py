@@ -46,8 +46,9 @@ def parse_fields(model: type[BaseModel], node: Node, what: str, problems: Proble
         domain = parse_field(Spec(name, owner, model.model_fields[name]), child, problems)
         if domain is not None:
             fields[name] = domain
-    for name, info in model.model_fields.items():
-        if info.is_required() and name not in node.value and name != "kind":
+    missing = [name for name in known if model.model_fields[name].is_required() and name not in node.value]
+    if not set(node.value) - {"kind", *known}:  # else a word that is unknown may be the one that is missing
+        for name in missing:
             problems.add(node.name_mark, f"{what} lacks {name}", None)
     if len(problems.found) > before:
         return None
@@ -199,6 +200,8 @@ def _range(spec: Spec, word: str, node: Node, step: Node | None, problems: Probl
         return refuse(ends[0], f"log_float of {spec.label} starts at {low:g}, must be > 0", hint)
     for at, number in zip(ends, numbers, strict=True):
         _, error = spec.check(number)
+        if error is not None and error["type"] in ("literal_error", "bool_type", "string_type"):
+            return refuse(node, f"{spec.label} is no number and has no range", "a list means alternatives")
         if error is not None:
             return refuse(at, *explain(error, spec.label, number, spec.interval))
     if word != "int":

@@ -1,14 +1,15 @@
 """Successive halving: which trials stop at a rung, decided the moment a trial reaches it.
 
-A rung is a fraction of the budget. A trial that reaches it is compared with all trials of the same task that have reached
-it before; it goes on if it is among the best `keep` of them, itself included, by Pareto rank. Ties go on. Nobody is
-stopped before `1 / keep` have been there.
+A rung is a fraction of the budget. A trial that reaches it is compared with all trials of the same task that have
+reached it before; it goes on if it is among the best `keep` of them, itself included, by Pareto rank. Ties go on.
+Nobody is stopped before `1 / keep` have been there.
 
-The rule is asynchronous: no trial waits for another. So a trial is judged by those who happened to come first: the first
-`1 / keep - 1` always go on, some that are let through would not be among the best `keep` of all, and some that are stopped
-would be. In random order about `keep` go on; under a sampler that improves, late trials meet worse ones, and more do. A
-decision depends on the order of arrival, which is why it is recorded and never made again. A rung compares at a fraction of
-the budget: what learns slowly and ends high is stopped unjustly. So stopped trials belong in no statistics of what matters.
+The rule is asynchronous: no trial waits for another. So a trial is judged by those who happened to come first: the
+first `1 / keep - 1` always go on, some that are let through would not be among the best `keep` of all, and some that
+are stopped would be. In random order about `keep` go on; under a sampler that improves, late trials meet worse ones,
+and more do. A decision depends on the order of arrival, which is why it is recorded and never made again. A rung
+compares at a fraction of the budget: what learns slowly and ends high is stopped unjustly. So stopped trials belong
+in no statistics of what matters.
 """
 
 from __future__ import annotations

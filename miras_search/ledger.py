@@ -1,9 +1,10 @@
 """The truth of a run: `ledger.jsonl`, one line of JSON a trial, only ever appended to.
 
 A line is committed when it is whole: written up to its line feed and synced to the disk. A kill while writing leaves a
-last line without its end; readers ignore it, and the next writer cuts it off. A line that is whole and cannot be read is
-damage, and an error. Readers take no lock and may read while a sweep writes. There is one writer at a time, the driver that
-holds the lock of the run (`miras_search.runs`). A key that stands twice was run twice; the last line counts.
+last line without its end; readers ignore it, and the next writer cuts it off. A line that is whole and cannot be read
+is damage, and an error. Readers take no lock and may read while a sweep writes. There is one writer at a time, the
+driver that holds the lock of the run (`miras_search.runs`). A key that stands twice was run twice; tables show
+the last.
 """
 
 from __future__ import annotations
@@ -27,9 +28,7 @@ from miras_search.errors import RunError
 LEDGER = "ledger.jsonl"
 SCHEMA_VERSION = 1
 
-Status = Literal[
-    "ok", "pruned", "invalid", "diverged", "error", "oom", "timeout", "crashed", "node_lost", "cancelled"
-]
+Status = Literal["ok", "pruned", "invalid", "diverged", "error", "oom", "timeout", "crashed", "node_lost", "cancelled"]
 """How a trial ended. `cancelled` (stopped by the user) is no result: a resumed sweep runs the trial again."""
 
 
@@ -74,9 +73,7 @@ class Record(Frozen):
     hashes: dict[str, str] = Field(default_factory=dict, description="digests of the data")
     attempts: int = Field(1, ge=0, description="how often the trial was started")
     time: str = Field(default_factory=now, description="when the row was made; UTC, ISO 8601")
-    rejected: dict[str, int] = Field(
-        default_factory=dict, description="draws refused before this suggestion, by code"
-    )
+    rejected: dict[str, int] = Field(default_factory=dict, description="draws refused before this suggestion, by code")
 
 
 def trial_key(candidate: Candidate, task: BaseModel, budget_tokens: int, seed: int) -> str:
@@ -99,7 +96,7 @@ def trial_key(candidate: Candidate, task: BaseModel, budget_tokens: int, seed: i
 
 
 class Ledger:
-    """The ledger of the run in `folder`. Opened for writing by the first `append`, so that reading needs no right to write.
+    """The ledger of the run in `folder`. Only `append` opens it for writing, so reading needs no right to write.
 
     >>> with Ledger(folder) as ledger:
     ...     ledger.append(record)
@@ -132,7 +129,8 @@ class Ledger:
             self._rows, self._read, self._file = [], 0, None
             return []
         except OSError as error:
-            raise RunError(f"cannot be read: {error.strerror}", where=str(self.path), hint="check its permissions") from None
+            where = str(self.path)
+            raise RunError(f"cannot be read: {error.strerror}", where=where, hint="check its permissions") from None
         for line in data.split(b"\n")[:-1]:
             self._rows.append(parse(line, f"{self.path}:{len(self._rows) + 1}"))
             self._read += len(line) + 1

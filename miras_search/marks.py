@@ -141,21 +141,26 @@ def fail(mark: Mark, message: str, hint: str | None = None) -> SpaceError:
 def nearest(word: object, known: Iterable[str]) -> str:
     """`did you mean huber?`, or all the known words where none is near."""
     words = list(known)
-    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.6)
+    cutoff = 0.5 if len(str(word)) <= 3 else 0.6  # in a short word, two letters exchanged are half of it
+    near = difflib.get_close_matches(str(word), words, n=1, cutoff=cutoff)
     if near:
         return f"did you mean {near[0]}?"
     return f"one of {', '.join(words)}" if words else "none is known"
 
 
-def read(source: Source) -> Node:
+def read(source: Source, text: str | None = None) -> Node:
     """Parse a text.
+
+    Args:
+        source: what errors show.
+        text: what is parsed, if that is not all of the source; its places must be those of the source.
 
     Raises:
         SpaceError: if it is not one YAML document of plain values with keys that are unique words.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
-        root = yaml.compose(source.text)
+        root = yaml.compose(source.text if text is None else text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Mark(source, mark.line, mark.column) if mark else Mark(source, 0, 0)
@@ -248,18 +253,8 @@ def parse_override(text: str) -> tuple[list[Step], Node]:
         raise fail(start, f"{path!r} is no path", "a path looks like tasks[0].pairs or design.bias[1].p")
     steps: list[Step] = [int(i) if i else word for i, word in re.findall(r"\[(\d+)\]|([A-Za-z_][\w-]*)", path)]
     padded = " " * (len(path) + 1) + text[len(path) + 1 :]
-    node = read(Source("--set", padded)) if padded.strip() else Node(start, None)
-    return steps, _moved(node, source, start)
-
-
-def _moved(node: Node, source: Source, key: Mark | None) -> Node:
-    mark = Mark(source, node.mark.line, node.mark.column)
-    value = node.value
-    if isinstance(value, dict):
-        value = {name: _moved(n, source, n.key and Mark(source, n.key.line, n.key.column)) for name, n in value.items()}
-    elif isinstance(value, list):
-        value = [_moved(n, source, None) for n in value]
-    return Node(mark, value, key)
+    node = read(source, padded) if padded.strip() else Node(start, None)
+    return steps, Node(node.mark, node.value, start)
 
 
 def override(root: Node, steps: Sequence[Step], new: Node) -> None:

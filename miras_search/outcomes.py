@@ -27,7 +27,7 @@ class Outcome:
     Attributes:
         n: its number.
         assignment: what was drawn.
-        status: `ok` if every row is; else that of the first row that failed; `pruned` if none failed and one was stopped.
+        status: `ok` if every row is; else that of the first failed row; `pruned` if none failed but one was stopped.
         values: of the objectives, in their order, all finite; None unless the status is `ok`.
     """
 
@@ -104,8 +104,9 @@ def value(objective: Objective, record: Record, metrics: Mapping[str, float]) ->
 def fronts(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int]:
     """Pareto rank of each point: 0 if none is better, 1 if none is once those are gone, and so on.
 
-    A point is better than another if it is at least as good in every objective and better in one; equal points have equal
-    rank. With one objective the rank counts the distinct better values. A value that is not finite is worse than any that is.
+    A point is better than another if it is at least as good in every objective and better in one; equal points have
+    equal rank. With one objective the rank counts the distinct better values. A value that is not finite is worse than
+    any that is.
     """
     signs = [1.0 if goal == "max" else -1.0 for goal in goals]
     gains = [

@@ -2,8 +2,8 @@
 
     miras-search sweep space.yaml --plugin my_bias.py
 
-The file is run once a process; then its classes stand beside the built-in ones in spaces, schema and samplers. It is run
-as code: load only files that you trust.
+The file is run once a process; then its classes stand beside the built-in ones in spaces, schema and samplers. It is
+run as code: load only files that you trust.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def load(path: str | Path) -> ModuleType:
         The module.
 
     Raises:
-        DesignError: if the file cannot be read or run (with its line), registers nothing, or takes a kind that is taken.
-            What it registered before failing is forgotten.
+        DesignError: if the file cannot be read or run (with its line), registers nothing, or takes a kind that is
+            taken. What it registered before failing is forgotten.
     """
     file = Path(path).expanduser().resolve()
     text = _text(file, str(path))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,7 +21,9 @@ from rich.text import Text
 
 from miras_search.ledger import Record
 from miras_search.outcomes import Goal
-from miras_search.trial import Progress
+
+if TYPE_CHECKING:
+    from miras_search.trial import Progress
 
 REFRESH = 0.2
 """Seconds between two drawings of the table."""

@@ -182,8 +182,10 @@ class _Weights:
         bias, algorithm = self.design.bias, self.design.algorithm
         eta = gate["eta"].unsqueeze(-1)
         delta = gate["delta"].unsqueeze(-1) if bias.thresholded else torch.zeros_like(eta)
+        # Without gradients a view of a leaf still says that it requires one, but is not connected to what uses it.
+        tracked = torch.is_grad_enabled()
         with torch.enable_grad():
-            w = [x if x.requires_grad else x.detach().requires_grad_() for x in self.w]
+            w = [x if tracked and x.requires_grad else x.detach().requires_grad_() for x in self.w]
             prediction = self.design.memory.predict(Xp, w, k, *self.norm)
             if algorithm.decoupled:
                 strength = 0.5 * gate["erase"].unsqueeze(-1) * prediction.square() - eta * prediction * v

@@ -162,7 +162,7 @@ def _write(path: Path, text: str) -> Path:
 
 def _first_screen(found: Findings) -> list[str]:
     out = [f'<p class="kicker">miras-search report · {html.escape(", ".join(found.runs))}</p>']
-    out.append(f"<h1>{html.escape(wording.title(found))}</h1>")
+    out.append(f"<h1>{_inline(wording.title(found))}</h1>")
     for verdict in found.verdicts:
         lines = "".join(f"<p>{_inline(line)}</p>" for line in wording.verdict_lines(verdict))
         out.append(f'<section class="answer" aria-label="{html.escape(verdict.objective.name)}">{lines}</section>')
@@ -264,7 +264,7 @@ def _cell(cell: Cell, right: bool, wide: bool) -> str:
 
 def _inline(text: str) -> str:
     """Escape, then `**strong**` and backticks."""
-    safe = html.escape(text)
+    safe = html.escape(text).replace(" · ", "\u00a0· ")  # a line does not begin with the dot
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
 

@@ -141,10 +141,7 @@ def load_steps(*runs: RunLike) -> pd.DataFrame:
     frames = []
     for where in map(_locate, runs):
         if where.is_dir():
-            files = sorted(where.glob("trials/*/steps.jsonl"))
-            name = where.resolve().name
-            rows = [{"run": name, "key": f.parent.name} | row for f in files for row in _lines(f)]
-            frames.append(pd.DataFrame(rows))
+            frames.append(_steps_of(where))
         elif (beside := where.with_suffix(".steps.parquet")).is_file():
             frames.append(pd.read_parquet(beside))
     empty = pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in _STEPS.items()})
@@ -371,16 +368,28 @@ def _about(folder: Path, axes: Iterable[str]) -> dict[str, Any]:
     return about | {"environment": run.environment}
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """Complete JSON lines of a file that may be growing."""
-    data = file.read_bytes()
-    found = []
-    for line in data[: data.rfind(b"\n") + 1].splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # a torn line that a restart has appended to
-            continue
-    return found
+def _steps_of(folder: Path) -> pd.DataFrame:
+    """The logged steps of a run folder; of a file that is being written to, the whole lines."""
+    parts = [(file.parent.name, file.read_bytes()) for file in sorted(folder.glob("trials/*/steps.jsonl"))]
+    parts = [(key, data[: data.rfind(b"\n") + 1]) for key, data in parts]
+    keys = [key for key, data in parts for _ in range(data.count(b"\n"))]
+    frame: pd.DataFrame | None = None
+    with contextlib.suppress(pa.ArrowInvalid):
+        frame = pa_json.read_json(io.BytesIO(b"".join(data for _, data in parts))).to_pandas()
+    if frame is None or len(frame) != len(keys):  # a torn line that a restart has appended to
+        rows = [(key, row) for key, data in parts for line in data.splitlines() if (row := _row(line)) is not None]
+        keys, frame = [key for key, _ in rows], pd.DataFrame([row for _, row in rows])
+    frame.insert(0, "run", pd.Series(folder.resolve().name, index=frame.index, dtype="str"))
+    frame.insert(1, "key", pd.Series(keys, index=frame.index, dtype="str"))
+    return frame
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _plain(value: Any) -> Any:

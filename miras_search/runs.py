@@ -49,7 +49,9 @@ class RunFolder:
         self.ledger = Ledger(self.path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], space_yaml: str, *, about: Mapping[str, Any] | None = None) -> RunFolder:
+    def create(
+        cls, path: str | os.PathLike[str], space_yaml: str, *, about: Mapping[str, Any] | None = None
+    ) -> RunFolder:
         """Make a new run; its parents too.
 
         Args:
@@ -104,7 +106,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run was made with, and under `resumed` a list of the same for later sessions; empty if unreadable."""
+        """What the run was made with, and under `resumed` the same for each later session; empty if unreadable."""
         try:
             found = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -223,7 +225,7 @@ def _acquire(fd: int, path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 who = _holder(path)
-                by = f"process {who['pid']} on {who['host']} since {who['since']}" if "pid" in who else "another process"
+                by = "process {pid} on {host} since {since}".format(**who) if who else "another process"
                 raise RunError(
                     f"is being driven by {by}",
                     where=str(path.parent),
@@ -261,8 +263,9 @@ def _near(path: Path) -> str:
 
 def _unwritable(path: Path, error: OSError) -> RunError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    blocked = error.errno in (errno.EEXIST, errno.ENOTDIR)
     return RunError(
-        f"cannot be written: {error.strerror}",
+        f"cannot be written: {'a part of its path is a file' if blocked else error.strerror}",
         where=str(path),
         hint="free some space" if full else "make the folder writable, or start in another one",
     )

@@ -1,9 +1,9 @@
 """What to try next: a pure function of a seed and of the results so far.
 
-Suggestion n is a function of (seed of the space, n, the first `max(0, n + 1 - parallel)` committed suggestions in the order in
-which the ledger committed them) and of nothing else: not of results that came in later, of what ran in between, or of the
-process. A sweep that was killed and resumed therefore asks for exactly what it would have asked for undisturbed. A sampler is
-made anew for every draw, and the study it learns from is rebuilt from the results.
+Suggestion n is a function of (seed of the space, n, the first `max(0, n + 1 - parallel)` committed suggestions in the
+order in which the ledger committed them) and of nothing else: not of results that came in later, of what ran in
+between, or of the process. A sweep that was killed and resumed therefore asks for exactly what it would have asked for
+undisturbed. A sampler is made anew for every draw, and the study it learns from is rebuilt from the results.
 
     search = Search(space)
     while search.needs(n) <= len(committed := outcomes(ledger.rows(), space)):
@@ -82,8 +82,9 @@ class Search:
             earlier: the assignments of suggestions 0 to n - 1, whether committed or not.
 
         Returns:
-            A candidate that is no earlier one, or None: every point of the space has been suggested. That is proved, by going
-            through all points; of a space that is continuous or larger than a few thousand points it is never claimed.
+            A candidate that is no earlier one, or None: every point of the space has been suggested. That is proved by
+            going through all points; `random` and `tpe` never claim it of a space that is continuous or has more than
+            4096 points.
 
         Raises:
             SpaceError: if the sampler cannot search this space, or finds nothing new in a large one.
@@ -91,7 +92,8 @@ class Search:
         """
         needs = self.needs(n)
         if len(committed) < needs or len(earlier) != n:
-            raise ValueError(f"suggestion {n} needs {needs} committed and {n} earlier, not {len(committed)}, {len(earlier)}")
+            have = f"{len(committed)}, {len(earlier)}"
+            raise ValueError(f"suggestion {n} needs {needs} committed and {n} earlier, not {have}")
         if n < len(self.starts):
             return Suggestion(n, self.starts[n], "start_with")
         before: list[Assignment] = [dict(assignment) for assignment in earlier]

@@ -68,6 +68,7 @@ def run_sweep(
     threads: int = 1,
     console: Console | None = None,
     plugins: Sequence[str | Path] = (),
+    command: str | None = None,
 ) -> Summary:
     """Run a sweep, or continue one.
 
@@ -83,6 +84,7 @@ def run_sweep(
         threads: cores of a trial.
         console: for progress; default: standard error.
         plugins: files with variants and tasks of the user.
+        command: line to be noted in the run's environment.
 
     Raises:
         RunError: if the run exists and `resume` is not given, does not exist and it is, was made from another space, is
@@ -110,7 +112,7 @@ def run_sweep(
     for task in space.tasks:
         task.prepare(cache)
     search = Search(space)
-    about = {"executor": executor, "address": address, "plugins": files, "trials": total}
+    about = {"command": command, "executor": executor, "address": address, "plugins": files, "trials": total}
     extended = dataclasses.replace(space, search=space.search.model_copy(update={"trials": total}))
     if run is None:
         run = RunFolder.create(runs_dir / name, extended.to_yaml(), about=about)
@@ -137,7 +139,8 @@ def run_sweep(
 def _same(stored: Space, given: Space | None, folder: Path) -> Space:
     """The space of a run, if the one given is no other."""
     if given is not None and given.digest != stored.digest:
-        mine, theirs = stored.plain(), given.plain()
+        mine, theirs = (dataclasses.replace(s, timeout_s=None).plain() for s in (stored, given))
+        mine["search"], theirs["search"] = ({**p["search"], "trials": None} for p in (mine, theirs))
         keys = [key for key in {**mine, **theirs} if key not in ("name", "description")]
         differ = [key for key in keys if mine.get(key) != theirs.get(key)]
         raise RunError(

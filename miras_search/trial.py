@@ -38,6 +38,8 @@ Split = Literal["validation", "test"]
 POINTS = 200
 """Lines of a full trial's steps.jsonl."""
 CHECKPOINT_SECONDS = 30.0
+GATES = frozenset({"eta", "erase", "alpha", "mu", "delta"})
+"""Maps from the input to a memory's gates, by their names in the emitted layer."""
 
 
 class Progress(NamedTuple):
@@ -394,8 +396,10 @@ def prepared(task: Task, cache: Path | None) -> TaskData:
 
 
 def _adamw(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """Decay acts on matrices; a parameter with the attribute `no_weight_decay` (gates, initial states) is left out."""
+    """Decay acts on the matrices of linear maps and the embedding, but for gates and what says `no_weight_decay`."""
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": w} for w in (settings.weight_decay, 0.0)]
-    for p in module.parameters():
-        groups[p.ndim != 2 or bool(getattr(p, "no_weight_decay", False))]["params"].append(p)
+    matrices = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    for name, p in module.named_parameters():
+        free = id(p) not in matrices or GATES & set(name.split(".")) or getattr(p, "no_weight_decay", False)
+        groups[bool(free)]["params"].append(p)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)

@@ -310,8 +310,8 @@ def rejected_table(found: Findings) -> Table:
 METHOD = (
     "Scores are of validation data. Intervals of a score are Student's t over seeds (from ten seeds on, percentile "
     "bootstrap). Differences are paired over the seeds both have; positive means the winner is better, whichever way "
-    "the metric points. Intervals of a choice are bootstrapped over candidates, with seeds averaged first. Failure rates "
-    "have Wilson's interval. Only trials that ran the whole budget are ranked."
+    "the metric points. Intervals of a choice are bootstrapped over candidates, with seeds averaged first. Failure "
+    "rates have Wilson's interval. Only trials that ran the whole budget are ranked."
 )
 
 

@@ -1,10 +1,11 @@
-"""Draws of designs and grids of variants, made from the fields of whatever is registered: a new variant needs no edit here."""
+"""Draws of designs and grids of variants, from the fields of all that is registered, new ones included."""
 
 from __future__ import annotations
 
 import itertools
+import random
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -16,6 +17,8 @@ from miras_search.design import Block, Design, refusals
 
 SMALL: dict[str, list[Any]] = {"chunk": [1, 3, 4], "window": [None, 1, 3, 7], "expansion": [1, 2, 4]}
 """Integers whose whole range would be slow or would never meet a boundary in a short sequence."""
+
+PARTS = ("memory", "bias", "retention", "algorithm")
 
 
 def bounds(field: FieldInfo) -> tuple[float | None, float | None, bool]:
@@ -39,48 +42,49 @@ def plain(annotation: Any) -> Any:
     return annotation
 
 
-def values(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
-    """Values of one field: all words, small whole numbers, floats about the default and the closed lower bound."""
+def value(name: str, field: FieldInfo, source: random.Random) -> Any:
+    """A value of one field: any word, a small whole number, a float about the default or the closed lower bound."""
     annotation = plain(field.annotation)
     if get_origin(annotation) is Literal:
-        return st.sampled_from(get_args(annotation))
+        return source.choice(get_args(annotation))
     if annotation is bool:
-        return st.booleans()
+        return source.random() < 0.5
     if name in SMALL:
-        return st.sampled_from(SMALL[name])
+        return source.choice(SMALL[name])
     low, high, closed = bounds(field)
     if annotation is int:
         start = int(low or 0)
-        return st.integers(start, min(start + 2, int(high or start + 2)))
-    assert annotation is float, f"no strategy for {name}: {annotation}"
+        return source.randint(start, min(start + 2, int(high or start + 2)))
+    assert annotation is float, f"no draw for {name}: {annotation}"
+    if low is not None and closed and source.random() < 0.25:
+        return low
     default = float(field.default)
     about = sorted((default / 2, default * 2)) if default else [0.0, 1.0]
-    span = st.floats(max(about[0], low or about[0]), min(about[1], high or about[1]))
-    return st.one_of(span, st.just(low)) if low is not None and closed else span
+    return source.uniform(max(about[0], low or about[0]), min(about[1], high or about[1]))
 
 
-def choices(role: str) -> st.SearchStrategy[Choice]:
-    """Any variant of a role with any of its options."""
-
-    def fields(cls: type[Choice]) -> st.SearchStrategy[Choice]:
-        drawn = {name: values(name, f) for name, f in cls.model_fields.items() if name != "kind"}
-        return st.fixed_dictionaries(drawn).map(lambda given: cls(kind=cls.variant(), **given))
-
-    return st.sampled_from(list(variants(role).values())).flatmap(fields)
+def pick(cls: type[Choice], source: random.Random) -> Any:
+    """A variant with any of its options."""
+    fields = ((name, field) for name, field in cls.model_fields.items() if name != "kind")
+    return cls(kind=cls.variant(), **{name: value(name, field, source) for name, field in fields})
 
 
-@st.composite
-def designs(draw: st.DrawFn, parametric: bool | None = None, block: Block | None = None) -> Design:
-    """A valid design over all registered variants."""
+def drawn(seed: int, memory: Callable[[type[Choice]], bool], block: Block | None = None) -> Design:
+    """A valid design: kinds first, so that one whose options are mostly refused is drawn as often as another."""
+    source = random.Random(f"design {seed}")
+    first, *rest = [list(variants(role).values()) for role in PARTS]
+    kept = source.choice([cls for cls in first if memory(cls)])
+    while True:
+        kinds = [kept, *(source.choice(role) for role in rest)]
+        for _ in range(8):
+            four = [pick(cls, source) for cls in kinds]
+            if not refusals(*four):
+                return Design(**dict(zip(PARTS, four, strict=True)), block=block or Block())
 
-    def fits(four: tuple[Any, ...]) -> bool:
-        return not refusals(*four) and parametric in (None, four[0].parametric)
 
-    # Memory and algorithm must both be parametric or both not: pairs, so that few draws are thrown away.
-    pair = st.tuples(choices("memory"), choices("algorithm")).filter(lambda p: p[0].parametric == p[1].parametric)  # type: ignore[attr-defined]
-    drawn = st.tuples(pair, choices("bias"), choices("retention"))
-    memory, bias, retention, algorithm = draw(drawn.map(lambda d: (d[0][0], d[1], d[2], d[0][1])).filter(fits))
-    return Design(memory=memory, bias=bias, retention=retention, algorithm=algorithm, block=block or Block())
+def designs(memory: Callable[[Any], bool] = lambda cls: True, block: Block | None = None) -> st.SearchStrategy[Design]:
+    """Valid designs over all registered variants. Uniform, where draws field by field would be near the defaults."""
+    return st.integers(0, 2**48).map(lambda seed: drawn(seed, memory, block))
 
 
 def grid(cls: type[Choice]) -> Iterator[Choice]:

@@ -186,7 +186,7 @@ def test_lq_mirror_solves_its_own_argmin(q: float, norm: Any) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_kl_solves_its_own_argmin(exponent: float) -> None:
-    """W = argmin sum W log W - <S, W> over rows of sum c: positive, of that sum, and the gradient is constant along rows."""
+    """W = argmin sum W log W - <S, W> over rows of sum c: the gradient is constant along a row."""
     retention = Kl(scale=0.7, exponent=exponent)
     s = draw(5, 4)
     w = retention.psi(Xp, s).detach().requires_grad_()

@@ -209,7 +209,7 @@ def test_a_run_in_which_all_failed_has_a_report(tmp_path: Path) -> None:
 
 def test_provenance_is_in_the_page(page: Page, html: str) -> None:
     assert "miras-search sweep recall-survey --name first" in page.text
-    assert "0f3a9c1be2d4" in page.text
+    assert page.table("Data: digests") == [[("mqar: validation", None), ("0f3a9c1be2d4", None)]]
     assert "The space of first" in page.text
     assert "sampler: random" in page.text
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,7 +17,7 @@ from miras_search.candidate import Candidate
 from miras_search.errors import SpaceError
 from miras_search.halving import Rungs, survives
 from miras_search.ledger import Ledger, Record, Rung, Status, trial_key
-from miras_search.outcomes import Outcome, fronts, outcomes
+from miras_search.outcomes import Goal, Outcome, fronts, outcomes
 from miras_search.search import Search, Suggestion, suggest
 from miras_search.space import Space
 
@@ -37,7 +37,9 @@ objectives: [{metric: mqar.accuracy, goal: max}]
 search: {sampler: tpe, seed: 0, parallel: 3, trials: 40}
 """
 
-LEAN = MIXED.replace(", clip: {float: [0.5, 2.0], step: 0.5}", "").replace("backbone: {width: {int: [32, 64], step: 16}}\n", "")
+LEAN = MIXED.replace(", clip: {float: [0.5, 2.0], step: 0.5}", "").replace(
+    "backbone: {width: {int: [32, 64], step: 16}}\n", ""
+)
 
 SMALL = """
 name: small
@@ -60,7 +62,7 @@ def space(text: str, *overrides: str) -> Space:
 def merit(candidate: Candidate) -> float:
     """Best (0) for l_p with p = 2.7 and the L2 gate at a rate of 10^-2.2."""
     bias = candidate.design.bias
-    found = -abs(math.log10(candidate.optimiser.lr) + 2.2)
+    found: float = -abs(math.log10(candidate.optimiser.lr) + 2.2)
     found -= {"l2": 0.3, "dot": 0.6, "lp": 0.0, "huber": 0.2}[bias.kind]
     found -= 0.3 * abs(getattr(bias, "p", 2.7) - 2.7)
     return found - {"none": 0.2, "l2": 0.0, "kl": 0.5, "lq": 0.3}[candidate.design.retention.kind]
@@ -107,8 +109,8 @@ def status_of(n: int) -> Status:
     return "diverged" if n % 7 == 3 else "pruned" if n % 5 == 2 else "crashed" if n % 11 == 6 else "ok"
 
 
-def drive(on: Space, ledger: Ledger, count: int, rows: int | None = None) -> list[Suggestion]:
-    """A driver as a sweep has it: `parallel` in flight, ends in an order that is not that of asking; stops at `rows` rows."""
+def drive(on: Space, ledger: Ledger, count: int) -> list[Suggestion]:
+    """A driver as a sweep has it: `parallel` in flight, which end in an order that is not that of asking."""
     search = Search(on)
     suggestions: list[Suggestion] = []
     while True:
@@ -123,7 +125,7 @@ def drive(on: Space, ledger: Ledger, count: int, rows: int | None = None) -> lis
             suggestions.append(s)
         ended = {o.n for o in committed}
         flying = [s for s in suggestions if s.n not in ended]
-        if not flying or (rows is not None and len(records) >= rows):
+        if not flying:
             return suggestions
         assert len(flying) <= on.search.parallel or not search.sampler.adaptive
         s = min(flying, key=lambda s: random.Random(s.n).random())
@@ -358,8 +360,8 @@ def test_unknown_sampler() -> None:
 
 def test_adding_a_sampler_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     class First:
-        name = "grid"
-        adaptive = False
+        name: ClassVar[str] = "grid"
+        adaptive: ClassVar[bool] = False
 
         def draws(self, ask: samplers.Ask) -> Iterator[samplers.Draw]:
             yield from (samplers.Draw(a, "first") for a in ask.space.grid())
@@ -463,7 +465,7 @@ def test_who_goes_on(own: float, others: Sequence[float], keep: float, goes_on: 
 
 
 def test_who_goes_on_with_several_objectives() -> None:
-    goals = ["max", "min"]
+    goals: list[Goal] = ["max", "min"]
     others = [(0.9, 100.0), (0.5, 10.0), (0.4, 50.0)]
     assert survives((0.7, 40.0), others, goals, 0.5), "a compromise on the front"
     assert not survives((0.4, 60.0), others, goals, 0.5)

@@ -94,7 +94,7 @@ def flags(design: Design) -> dict[str, Any]:
         "READ": algorithm.read_,
         "SCAN": (not retention.linear and exact)
         or retention.klass == "feedback"
-        or (retention.gated == "channel" and not memory.linear),
+        or (retention.gated == "channel" and (not memory.linear or algorithm.momentum)),
         "STEP": getattr(algorithm, "step", 1.0),
         "STEP_GATED": getattr(algorithm, "step_gate", "data") == "data",
         "CONV": block.conv,
@@ -174,6 +174,11 @@ def _equations(design: Design) -> str:
         reads = {"exact": psi, "lagged": "S_t scale(S_t')", "stale": start}
         lines.append(f"y_t = M({reads[algorithm.read_]}, q_t)")
     return "\n".join(lines)
+
+
+def recurrence(design: Design) -> str:
+    """The recurrence in one line."""
+    return "; ".join(" ".join(line.split()) for line in _equations(design.canonical()).splitlines())
 
 
 def source_hash(source: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from miras_search.codegen.fold import fold
 
-
 GUARD = "triton is not None"
 """The one test under which a skeleton may define things."""
 

@@ -26,9 +26,10 @@ TRITON: dict[str, str] = {
     "row_sum": "tl.sum({0}, axis=1, keep_dims=True)",
     "row_mean": "(tl.sum({0}, axis=1, keep_dims=True) / {0}.shape[1])",
     "row_max": "tl.max({0}, axis=1, keep_dims=True)",
-    "row_size": "{0}.shape[1]",
+    # A tile of one number: the interpreter cannot divide a size, a constexpr, by a tile.
+    "row_size": "tl.full([1, 1], {0}.shape[1], tl.float32)",
     "total": "tl.sum(tl.sum({0}, axis=1, keep_dims=True), axis=0, keep_dims=True)",
-    "total_size": "({0}.shape[0] * {0}.shape[1])",
+    "total_size": "tl.full([1, 1], {0}.shape[0] * {0}.shape[1], tl.float32)",
 }
 """As `dialect.TORCH`, word for word."""
 
@@ -42,19 +43,27 @@ def has_kernels(design: Design) -> bool:
 
 
 def lower_bias(bias: Bias) -> tuple[str, dict[str, float]]:
-    """Source of `bias_phi_tile` and `bias_phi_vjp_tile`, jit functions, and of `BIAS_NUMBERS`, the tuple that both take last; and the numbers.
+    """Source of the jit functions `bias_phi_tile` and `bias_phi_vjp_tile`, and of `BIAS_NUMBERS`, which both take last.
 
     Numbers are run-time arguments, not constants, so that one compiled kernel serves a continuous space.
+
+    Returns:
+        the text, and the numbers that it names.
     """
     out = Lowered()
     for method in ("phi", "phi_vjp"):
         lower(bias, method, TRITON, out, numbers="numbers")
-    names = {f: {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} for f, text in out.functions.items()}
-    passed = [n for n in out.numbers if any(n in used for used in names.values())]
+    used = {n: {f for f, text in out.functions.items() if _mentions(text, n)} for n in out.numbers}
+    passed = [n for n in out.numbers if used[n]]
     # Never empty: Triton's versions differ in how they pass an empty tuple.
-    lines = [f"BIAS_NUMBERS = ({', '.join(passed or ['0.0'])}{'' if len(passed) > 1 else ','})", "", "if triton is not None:"]
+    lines = [f"BIAS_NUMBERS = ({', '.join(passed or ['0.0'])}{'' if len(passed) > 1 else ','})"]
+    lines += ["", "if triton is not None:"]
     for name, text in out.functions.items():
         header, *body = text.rstrip().split("\n")
-        taken = [f"    {number} = numbers[{i}]" for i, number in enumerate(passed) if number in names[name]]
+        taken = [f"    {number} = numbers[{i}]" for i, number in enumerate(passed) if name in used[number]]
         lines += ["", *(f"    {line}" if line else "" for line in ["@triton.jit", header, *taken, *body])]
     return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}
+
+
+def _mentions(text: str, name: str) -> bool:
+    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(ast.parse(text)))

@@ -84,7 +84,7 @@ class Attempt:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = Path(job.folder)
-        self._deadline = time.monotonic() + job.timeout if job.timeout is not None else None
+        self._deadline: float | None = None
         self._lock: IO[bytes] | None = None
         self._trainer: Trainer | None = None
         self._over: Record | None = None
@@ -93,7 +93,9 @@ class Attempt:
         self._waits = False
 
     def step(self, seconds: float) -> Event:
-        """Train for about that long, or to the next rung, or to the end. Called after a rung event it means: go on.
+        """Build the model; from the second call on, train for about that long, or to the next rung, or to the end.
+
+        Called after a rung event it means: go on.
 
         Raises:
             Held: if another process has the trial for longer than `LOCK_SECONDS`.
@@ -150,9 +152,11 @@ class Attempt:
         """One slice; None if the trial is over."""
         if self._trainer is None:
             self._trainer = self._build()
+            if self.job.timeout is not None:
+                self._deadline = time.monotonic() + self.job.timeout
             rung = len(self._trainer.rungs) - 1
-            if rung >= 0 and rung not in self._decided:
-                return self._ask()
+            waits = rung >= 0 and rung not in self._decided
+            return self._ask() if waits else Event("progress", self._trainer.progress)
         if self._waits:
             self._waits = False
             self._note(event="go", rung=len(self._trainer.rungs) - 1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -43,6 +44,8 @@ RETRIES = 2
 """Of a trial whose worker is lost."""
 GRACE = 2.0
 """Seconds that a worker has to notice its time limit itself before it is killed."""
+STARTUP = 120.0
+"""Seconds that a worker has, if there is a time limit at all, to import torch and read the data."""
 
 
 def run(driver: Driver, *, threads: int = 1, address: str | None = None) -> None:
@@ -158,7 +161,7 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.driver = driver
         self.jobs: dict[str, Job] = {}
         self.failure: BaseException | None = None
-        self._since: dict[str, float] = {}
+        self._until: dict[str, float] = {}
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -170,7 +173,16 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
             raise
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        self._since[trial.config["key"]] = time.monotonic()
+        self._limit(trial, STARTUP)
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **_: Any) -> None:
+        if result["training_iteration"] == 1:
+            self._limit(trial, 0.0)
+
+    def _limit(self, trial: Trial, more: float) -> None:
+        job = self.jobs[trial.config["key"]]
+        if job.timeout is not None:
+            self._until[job.key] = time.monotonic() + job.timeout + GRACE + more
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         with self.guard():
@@ -179,7 +191,7 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
                 self.driver.on_crash(trial.config["key"], status, cause)
             else:
                 self.driver.on_lost(trial.config["key"], cause)
-            self._since.pop(trial.config["key"], None)
+            self._until.pop(trial.config["key"], None)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         with self.guard():
@@ -188,16 +200,14 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         with self.guard():
             self.driver.on_tick()
-            now = time.monotonic()
             for trial in trials:
                 job = self.jobs.get(trial.config["key"])
-                since = self._since.get(trial.config["key"])
-                if trial.status != Trial.RUNNING or job is None or job.timeout is None or since is None:
+                if trial.status != Trial.RUNNING or job is None:
                     continue
-                if now - since > job.timeout + GRACE:
+                if time.monotonic() > self._until.get(job.key, math.inf):
                     # the row first: the retry that Tune will make finds it and ends at once
-                    self._since.pop(job.key)
-                    self.driver.on_crash(job.key, "timeout", f"hung: killed after {now - since:.1f} s")
+                    self._until.pop(job.key)
+                    self.driver.on_crash(job.key, "timeout", f"hung: killed, not done after {job.timeout:g} s")
                     if trial.temporary_state.ray_actor is not None:
                         ray.kill(trial.temporary_state.ray_actor)
 

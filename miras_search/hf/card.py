@@ -46,7 +46,7 @@ def _header(text: bool) -> str:
 def _summary(candidate: Candidate, name: str, known: Mapping[str, Any]) -> str:
     size = candidate.backbone
     return (
-        f"A causal language model of {known['parameters']:,} parameters whose sequence layers are the associative memory "
+        f"A causal language model of {known['parameters']:,} parameters whose sequence layers are the memory "
         f"`{name}`: {size.layers} layers, width {size.width}, {size.heads} heads, vocabulary {known['vocab']:,}. "
         f"{_state(candidate)} Searched and trained by miras-search {known['miras_search']}.\n"
     )
@@ -63,8 +63,8 @@ def _state(candidate: Candidate) -> str:
 
 def _use(text: bool) -> str:
     if not text:
-        return """The task has no text, so there is no tokenizer: tokens are integers. The loss is of the task's own targets, aligned
-with the inputs: `model(input_ids, labels=targets, shift_labels=targets)`.
+        return """Tokens are integers, since the task has no text: there is no tokenizer. Its targets are aligned
+with its inputs, so its loss is `model(input_ids, labels=targets, shift_labels=targets).loss`.
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -81,8 +81,8 @@ inputs = tokenizer(["The import statement", "A list"], padding=True, return_tens
 print(tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=100, do_sample=True, temperature=0.8)))
 ```
 
-Both need `trust_remote_code=True`, since the code of the model is in this folder: read it first, it is four short files.
-Nothing else is needed but torch and transformers (tested with 4.57.6 and 5.23); the network is not. Without transformers:
+Both need `trust_remote_code=True`, since the code of the model is in this folder, in four short files: read them first.
+Nothing else is needed but torch and transformers (tested with 4.57.6 and 5.23), and no network. Without transformers:
 
 ```python
 import sys; sys.path.insert(0, "FOLDER")
@@ -121,15 +121,22 @@ def _provenance(candidate: Candidate, known: Mapping[str, Any]) -> str:
         ("Seed", trial.get("seed")),
         ("Validation", ", ".join(f"{k} {v:.4g}" for k, v in trial.get("metrics", {}).items())),
         ("Data (sha256)", _pairs(trial.get("hashes", {}))),
-        ("Training", f"{trial['seconds']:.0f} s, {trial['tokens_per_second']:,.0f} tokens/s" if "seconds" in trial else None),
+        (
+            "Training",
+            f"{trial['seconds']:.0f} s, {trial['tokens_per_second']:,.0f} tokens/s" if "seconds" in trial else None,
+        ),
         ("Path", " ".join(filter(None, (trial.get("path"), trial.get("path_reason"))))),
         ("Environment", _environment(known.get("environment", {}))),
         ("Trained at", trial.get("time")),
         ("Exported at", known.get("exported")),
     ]
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows if value not in (None, "")]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in rows if value not in (None, "")]
     return "\n".join(lines) + "\n\nThe same and more, for programs, is in `provenance.json`.\n"
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -143,20 +150,22 @@ def _environment(values: Mapping[str, Any]) -> str:
 
 
 def _limits(known: Mapping[str, Any], text: bool) -> str:
-    context = f" It was trained on rows of {known['context']:,} tokens; beyond them nothing was measured." if "context" in known else ""
+    context = ""
+    if known.get("context"):
+        context = f" It was trained on rows of {known['context']:,} tokens; nothing was measured beyond them."
     lines = [
-        "- A small model of an architecture search, made to compare memories; not to be relied on for what it says." + context,
-        "- The metrics above are of the validation part, on which the candidate may have been chosen, so they are optimistic.",
-        "- The state cannot be taken back: assisted and prompt-lookup decoding, static caches and `prefill_chunk_size` are "
-        "refused by transformers. `torch.compile` unrolls the loop over time.",
-        "- The memory runs in float32; loading in bfloat16 keeps its initial state and step in float32 and rounds the rest.",
+        "- A small model made to compare memories; not to be relied on for what it says." + context,
+        "- Metrics are of the validation part, by which the candidate may have been chosen: they are optimistic.",
+        "- The state cannot be taken back: transformers refuses assisted and prompt-lookup decoding and "
+        "`prefill_chunk_size`. A static cache is ignored, and `torch.compile` unrolls the loop over time.",
+        "- The memory runs in float32; bfloat16 keeps its initial state and step in float32 and rounds the rest.",
     ]
     if text:
-        lines.append("- The loss of `labels` counts tokens; bits per byte are comparable between tokenizers, that loss is not.")
+        lines.append("- The loss is per token: not comparable between tokenizers, as bits per byte are.")
     return "\n".join(lines) + "\n"
 
 
-_FILES = """- `memory_miras.py`: the memory layer, generated from the design; `python memory_miras.py` checks it against a plain loop.
+_FILES = """- `memory_miras.py`: the memory layer, generated from the design; run it to check it against a plain loop.
 - `lm_miras.py`: the model around it, in plain torch.
 - `modeling_miras.py`, `configuration_miras.py`: the classes for transformers.
 - `model.safetensors`: weights; the output is the embedding.

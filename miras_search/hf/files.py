@@ -123,7 +123,7 @@ def config(
 
 
 def tokenizer_config(tokenizer_json: str) -> dict[str, Any]:
-    """tokenizer_config.json for transformers 4 and 5: v5 would name a class that v4 lacks, v4 would add token_type_ids."""
+    """tokenizer_config.json for transformers 4 and 5: v5 would name a class that v4 lacks, v4 add token_type_ids."""
     special = _special(tokenizer_json)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -21,8 +21,8 @@ from miras_search.model import LM
 class MirasCache(Cache):
     """The state of every layer, a dict of tensors with batch first.
 
-    Of a parametric memory its size is fixed; softmax attention keeps its keys and values. Positions, also those inside a
-    chunk, are in the state for each row, so rows may be padded anywhere.
+    Of a parametric memory its size is fixed; softmax attention keeps its keys and values. Positions, also those inside
+    a chunk, are in the state for each row, so rows may be padded anywhere.
     """
 
     is_compileable = False
@@ -111,9 +111,16 @@ class MirasPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["Block"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
-    # The memory runs in float32 whatever the model's type; its initial state and its step are used there.
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["start", "step", "log_decay"]
     _is_stateful = True
+
+    def post_init(self) -> None:
+        """Keep in float32, whatever the model's type, what the memory uses in float32."""
+        super().post_init()
+        self._keep_in_fp32_modules_strict = {
+            "start",
+            "step",
+            "log_decay",
+        }  # here, since v4 refuses names of buffers above
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding, which is the output as well."""
@@ -131,7 +138,7 @@ class MirasPreTrainedModel(PreTrainedModel):
             ValueError: when loading, if the checkpoint lacks something.
         """
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight)
         elif not self.base_model.built and any(True for _ in module.parameters(recurse=False)):
             raise ValueError(f"the checkpoint lacks weights of a {type(module).__name__}: export the model again")
 
@@ -141,7 +148,9 @@ class MirasModel(MirasPreTrainedModel):
 
     def __init__(self, config: MirasConfig) -> None:
         super().__init__(config)
-        layers = [Layer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)]
+        layers: list[nn.Module] = [
+            Layer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
+        ]
         lm = LM(layers, config.vocab_size, config.hidden_size, config.intermediate_size, config.residual_conv)
         self.embedding, self.blocks, self.norm = lm.embedding, lm.blocks, lm.norm
         self.gradient_checkpointing = False
@@ -174,7 +183,7 @@ class MirasModel(MirasPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if past_key_values is not None and not isinstance(past_key_values, MirasCache):
-            raise ValueError(f"past_key_values must be a MirasCache, not {type(past_key_values).__name__}: leave it out")
+            raise ValueError(f"past_key_values is a {type(past_key_values).__name__}, not a MirasCache: leave it out")
         x: Tensor = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -277,7 +286,8 @@ class MirasForCausalLM(MirasPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(out.last_hidden_state[:, keep])
+        hidden = out.last_hidden_state[:, keep]
+        logits = self.lm_head(hidden * hidden.shape[-1] ** -0.5)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

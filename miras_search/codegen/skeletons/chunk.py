@@ -152,6 +152,7 @@ def chunk_dual(
 def chunk_scan(
     states: list[Tensor],
     frozen: list[Tensor],
+    scales: list[Tensor],
     momenta: list[Tensor],
     q: Tensor,
     k: Tensor,
@@ -199,7 +200,9 @@ def chunk_scan(
             new_momenta.append(momentum)
         if READ != "stale":
             weights = torch.stack(path, 2)
-            if MIRROR:
+            if READ == "lagged":
+                weights = weights * scales[i].unsqueeze(2)
+            elif MIRROR:
                 weights = retention_psi(weights)
             if i:
                 z = memory_activate(z)
@@ -267,7 +270,9 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     else:
         frozen = states
     if SCAN:
-        y, states, momenta = chunk_scan(states, frozen, momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled)
+        y, states, momenta = chunk_scan(
+            states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
+        )
     else:
         y, states, momenta = chunk_dual(
             states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled

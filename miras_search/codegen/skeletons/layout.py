@@ -32,10 +32,8 @@ def plan_layout(time: int, position: Tensor, reset: Tensor | None, valid: Tensor
         after = torch.where(live, (place + 1) % CHUNK, place)
         fresh = None if starts is None else starts[:, None]
         return Layout(1, None, valid, None, ((place == 0) & live)[:, None], fresh, after)
-    straight = reset is None and valid is None and not bool(position.any())
-    chunks = -(-time // CHUNK)
-    if straight and time % CHUNK == 0:
-        return Layout(chunks, None, None, None, None, None, position)  # a multiple of CHUNK: the position stays 0
+    if reset is None and valid is None and not bool(position.any()):
+        return Layout(-(-time // CHUNK), None, None, None, None, None, position + time % CHUNK)  # the last may be short
     batch, device = position.shape[0], position.device
     live = torch.ones(batch, time, dtype=torch.bool, device=device) if valid is None else valid
     count = live.cumsum(1)

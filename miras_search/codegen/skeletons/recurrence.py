@@ -43,6 +43,7 @@ class Recurrence(torch.autograd.Function):
         return (torch.cat(ys, 2), *carry)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
         layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors

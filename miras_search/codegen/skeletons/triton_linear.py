@@ -1,15 +1,17 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# ruff: noqa: SIM108
 """Linear memory with identity mirror in Triton: gradients frozen for a chunk, any bias, forward and backward.
 
-Three roles. `state` walks over the chunks of a head and keeps the state at the start of each; `read` and `write` treat all chunks at
-once. The state at a chunk's start is the weight at which all gradients of the chunk are taken, so with
+Three roles. `state` walks over the chunks of a head and keeps the state at the start of each; `read` and `write` treat
+all chunks at once. The state at a chunk's start is the weight at which all gradients of the chunk are taken, so with
 r_i = S k_i - v_i, g_i = phi(r_i), l the cumulated log decay of the chunk and w_i = eta_i exp(l_C - l_i):
 
     y_t = exp(l_t) S q_t - sum_{i <= t} (q_t . k_i) exp(l_t - l_i) eta_i g_i
     S'  = exp(l_C) S - sum_i w_i g_i k_i'
 
-Shape legend: B batch, T time, H heads, K key dim, V value dim, N chunks; q, k `[B, T, H, K]`, v `[B, T, H, V]`, gates `[B, T, H]` float32, states
-`[B, H, V, K]` float32, states at chunk starts `[B, H, N, V, K]`. In registers a state is the tile `[K, V]`, tokens are `ROWS` rows.
+Shape legend: B batch, T time, H heads, K key dim, V value dim, N chunks; q, k `[B, T, H, K]`, v `[B, T, H, V]`, gates
+`[B, T, H]` float32, states `[B, H, V, K]` float32, states at chunk starts `[B, H, N, V, K]`. In registers a state is
+the tile `[K, V]`, and the tokens of a chunk are `ROWS` rows.
 """
 
 from collections.abc import Mapping
@@ -116,7 +118,7 @@ if triton is not None:
     ):  # fmt: skip
         """A program a chunk: all that follows from the answers alone, whatever comes later.
 
-        The gradient of l needs no matrix of its own: of y, l_t scales what q_t reads, and -l_i scales what k_i and eta_i write.
+        The gradient of l needs no matrix of its own: l_t scales what q_t reads, -l_i what k_i and eta_i write.
         """
         pair = tl.program_id(0).to(tl.int64) // N
         n = tl.program_id(0) % N
@@ -219,7 +221,7 @@ if triton is not None:
         linear_store(dk, token, held, d_key + linear_load(dk_read, token, held, K), K)
 
     def linear_sizes(k: Tensor, v: Tensor) -> tuple[int, int, int, int, int]:
-        """B, T, H, the chunk and the number of chunks; without frozen weights the chunk is a tile, and 64 is the fast one."""
+        """B, T, H, tokens a chunk, chunks. Without frozen weights a chunk is a tile, of which 64 is the largest."""
         batch, time, heads = k.shape[:3]
         span = CHUNK if CHUNKED else 64
         return batch, time, heads, span, -(-time // span)
@@ -240,7 +242,14 @@ if triton is not None:
         }
 
     def linear_forward(
-        q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, delta: Tensor, initial: Tensor, numbers: list[float]
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_alpha: Tensor,
+        eta: Tensor,
+        delta: Tensor,
+        initial: Tensor,
+        numbers: list[float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """y, the final state, and the states at the chunk starts."""
         batch, time, heads, span, chunks = linear_sizes(k, v)
@@ -253,7 +262,14 @@ if triton is not None:
         return y, final, starts
 
     def linear_shapes(
-        q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, delta: Tensor, initial: Tensor, numbers: list[float]
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_alpha: Tensor,
+        eta: Tensor,
+        delta: Tensor,
+        initial: Tensor,
+        numbers: list[float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Empty outputs of `linear_forward`."""
         batch, _, heads, _, chunks = linear_sizes(k, v)
@@ -329,12 +345,17 @@ if triton is not None:
         return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, ctx.numbers), None)
 
     def linear_operator(name: str, function, shapes, autograd=None):
-        """An operator that torch.compile takes as one piece."""
-        operator = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
-        operator.register_fake(shapes)
-        if autograd is not None:
-            operator.register_autograd(autograd, setup_context=linear_setup)
-        return operator
+        """An operator that torch.compile takes as one piece.
+
+        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
+        """
+        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
+        if not hasattr(namespace, name):
+            operator = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
+            operator.register_fake(shapes)
+            if autograd is not None:
+                operator.register_autograd(autograd, setup_context=linear_setup)
+        return getattr(namespace, name).default
 
     LINEAR_BACKWARD = linear_operator("linear_backward", linear_backward, linear_gradient_shapes)
     LINEAR = linear_operator("linear", linear_forward, linear_shapes, linear_autograd)

@@ -1,0 +1,166 @@
+"""Writes the tables of the docs from the code and from the committed measurements, between their markers.
+
+    python docs/tables.py            write them anew
+    python docs/tables.py --check    say which are out of date; exit code 1 if any is
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a key of `TABLES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from miras_search import algorithm, bias, memory, retention
+from miras_search.choice import Choice
+from miras_search.codegen.dialect import TORCH
+from miras_search.design import refusals
+from miras_search.named import NAMED
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("README.md", "CONTRIBUTING.md", "docs/design-space.md", "docs/fidelity.md", "docs/kernels.md")
+CHOICES = ("memory", "bias", "retention", "algorithm")
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)])
+
+
+def number(value: Any) -> str:
+    """As one writes it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def field(name: str, schema: dict[str, Any]) -> str:
+    """`name` = default (what else it may be)."""
+    schema = {**schema, **next((s for s in schema.get("anyOf", []) if s.get("type") != "null"), {})}
+    default = schema.get("default")
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    span = ""
+    if "enum" in schema:
+        span = " or ".join(number(v) for v in schema["enum"] if v != default)
+    elif low is not None and high is not None:
+        span = f"{number(low)} to {number(high)}"
+    elif low is not None:
+        span = f"{'>' if 'exclusiveMinimum' in schema else '>='} {number(low)}"
+    return f"`{name}` = {number(default)}" + (f" ({span})" if span else "")
+
+
+def variants(classes: Sequence[type[Choice]]) -> str:
+    """A row a variant: kind, first line of its docstring, fields."""
+    rows = []
+    for cls in classes:
+        properties = {n: s for n, s in cls.model_json_schema()["properties"].items() if n != "kind"}
+        rows.append((f"`{cls.variant()}`", cls.summary(), "; ".join(field(n, s) for n, s in properties.items())))
+    return table(("kind", "what it is", "fields: default (else)"), rows)
+
+
+def short(choice: Choice) -> str:
+    """The kind, and the fields that are not at their defaults."""
+    fields = type(choice).model_fields
+    other = {n: v for n, v in choice.model_dump().items() if n != "kind" and v != fields[n].default}
+    return f"`{choice.kind}`" + (f" ({', '.join(f'{n} {number(v)}' for n, v in other.items())})" if other else "")
+
+
+def named() -> str:
+    """A row a published design: its four choices."""
+    rows = ((f"`{name}`", *(short(getattr(entry.design, part)) for part in CHOICES)) for name, entry in NAMED.items())
+    return table(("design", *CHOICES), rows)
+
+
+def fidelity() -> str:
+    """A row a published design: source, and how far it is followed."""
+    return table(("design", "source", "how far it is followed"), ((f"`{n}`", e.paper, e.fidelity) for n, e in NAMED.items()))
+
+
+def refused() -> str:
+    """A row a reason why four choices are no model, with the way out; read from the source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(refusals)))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "refuse"]
+    calls.sort(key=lambda call: call.lineno)
+    return table(("code", "way out"), ((f"`{ast.literal_eval(c.args[0])}`", ast.literal_eval(c.args[2])) for c in calls))
+
+
+def dialect() -> str:
+    """The functions that a formula may call."""
+    return textwrap.fill(", ".join(f"`{word}`" for word in TORCH), 118)
+
+
+def anchors(task: str, metric: str, sign: float) -> Callable[[], str]:
+    """A row a design beside its zeroed twin, from runs/reference/anchors-TASK.parquet."""
+
+    def arm(frame: pd.DataFrame) -> str:
+        bad = frame[frame["status"] != "ok"]
+        if len(bad):
+            return f"{len(bad)} of {len(frame)}: {bad['status'].iloc[0]}"
+        values = frame[metric]
+        return f"{values.mean():.3f}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(frame) > 1 else "")
+
+    def text() -> str:
+        path = ROOT / "runs" / "reference" / f"anchors-{task}.parquet"
+        if not path.exists():
+            return f"Not measured yet: `{path.relative_to(ROOT)}` is missing."
+        frame, rows = pd.read_parquet(path), []
+        for name in [n for n in NAMED if n in set(frame["design"])]:
+            memory, zeroed = (frame[(frame["design"] == name) & (frame["arm"] == a)].set_index("seed") for a in ("memory", "zeroed"))
+            gain = (sign * (memory[metric] - zeroed[metric])).dropna()
+            seeds = len(gain)
+            rows.append((f"`{name}`", arm(memory), arm(zeroed), f"{gain.mean():+.3f}" if seeds else "", str(seeds)))
+        return table(("design", f"{metric.replace('_', ' ')}", "memory zeroed", "gain", "seeds"), rows)
+
+    return text
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "memory": lambda: variants(memory.VARIANTS),
+    "bias": lambda: variants(bias.VARIANTS),
+    "retention": lambda: variants(retention.VARIANTS),
+    "algorithm": lambda: variants(algorithm.VARIANTS),
+    "named": named,
+    "fidelity": fidelity,
+    "refusals": refused,
+    "dialect": dialect,
+    "anchors-recall": anchors("recall", "accuracy", 1.0),
+    "anchors-text": anchors("text", "bits_per_byte", -1.0),
+}
+
+
+def render(text: str) -> str:
+    """The text with its tables as they should be."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = render(old)
+        if new != old:
+            stale.append(name)
+            if not given.check:
+                path.write_text(new, encoding="utf-8")
+    if stale:
+        print(("out of date: " if given.check else "written: ") + ", ".join(stale))
+    raise SystemExit(1 if stale and given.check else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The emitted torch path against the reference, outputs and every gradient, and what both must not do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from problems import Problem, check, deviations, fast, gap, gradients, problem, ragged, slow
+from strategies import designs
+from tolerances import tolerance
+from torch import Tensor
+
+from miras_search.design import Design
+from miras_search.named import NAMED
+
+# Not shrunk: a failure prints its design, and every smaller one would have to be emitted first.
+GENERATE = settings(
+    deadline=None, database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
+FEW = settings(GENERATE, max_examples=40, derandomize=True)
+MANY = settings(GENERATE, max_examples=600)
+SEEDS = st.integers(0, 2**20)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_equals_the_reference(name: str) -> None:
+    """Two chunks and a ragged one."""
+    check(problem(NAMED[name].design, 2 * 16 + 5, batch=1), tolerance("path"))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_equals_the_reference_on_packed_and_padded_rows(name: str) -> None:
+    """An incoming state, left padding, holes, resets."""
+    check(ragged(problem(NAMED[name].design, 21, batch=3, heads=1)), tolerance("path"))
+
+
+def _drawn(design: Design, time: int, seed: int) -> None:
+    plain = problem(design, time, seed=seed)
+    check(plain, tolerance("path"), time=time, seed=seed)
+    check(ragged(plain, seed), tolerance("path"), time=time, seed=seed, ragged=True)
+
+
+@FEW
+@given(designs(lambda cls: cls.parametric), st.integers(1, 11), SEEDS)
+def test_drawn_equals_the_reference(design: Design, time: int, seed: int) -> None:
+    _drawn(design, time, seed)
+
+
+@settings(FEW, max_examples=12)
+@given(designs(lambda cls: not cls.parametric), st.integers(1, 11), SEEDS)
+def test_drawn_cache_equals_the_reference(design: Design, time: int, seed: int) -> None:
+    _drawn(design, time, seed)
+
+
+@pytest.mark.slow
+@MANY
+@given(designs(), st.integers(1, 19), SEEDS)
+def test_many_drawn_equal_the_reference(design: Design, time: int, seed: int) -> None:
+    _drawn(design, time, seed)
+
+
+def _split(p: Problem, cuts: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The fast path in several calls."""
+    ys, state = [], p.state
+    for start, stop in zip([0, *cuts], [*cuts, p.q.shape[1]], strict=True):
+        y, state = fast(p.part(start, stop, state))
+        ys.append(y)
+    assert state is not None
+    return torch.cat(ys, 1), state
+
+
+def _check_split(p: Problem, cuts: list[int]) -> None:
+    wrong = {n: v for n, v in deviations(p, lambda x: _split(x, cuts)).items() if not v <= tolerance("path")}
+    assert not wrong, f"{wrong} cut at {cuts} for\n{p.design.to_yaml()}"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_step_by_step_is_the_whole(name: str) -> None:
+    """Prefill and steps over a chunk's end, with gradients through the states between the calls."""
+    _check_split(ragged(problem(NAMED[name].design, 19, heads=1)), [13, *range(14, 19)])
+
+
+@settings(FEW, max_examples=15)
+@given(designs(), st.lists(st.integers(1, 9), max_size=4, unique=True), SEEDS)
+def test_drawn_in_pieces_is_the_whole(design: Design, cuts: list[int], seed: int) -> None:
+    _check_split(ragged(problem(design, 10, seed=seed), seed), sorted(cuts))
+
+
+@pytest.mark.slow
+@MANY
+@given(designs(), st.lists(st.integers(1, 13), max_size=6, unique=True), SEEDS)
+def test_many_drawn_in_pieces_are_the_whole(design: Design, cuts: list[int], seed: int) -> None:
+    _check_split(ragged(problem(design, 14, seed=seed), seed), sorted(cuts))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_is_causal(name: str) -> None:
+    """Outputs before a changed token are the same bits, wherever the change falls in a chunk."""
+    p = problem(NAMED[name].design, 24, heads=1)
+    y, _ = fast(p)
+    for t in (1, 9, 16, 23):
+        later = torch.arange(24)[None, :, None] >= t
+
+        def shake(x: Tensor, later: Tensor = later) -> Tensor:
+            return torch.where(later.view(*later.shape, *[1] * (x.ndim - 3)), 1.7 * x, x)
+
+        changed = replace(p, q=shake(p.q), k=shake(p.k), v=shake(p.v), gates={n: shake(g) for n, g in p.gates.items()})
+        z, _ = fast(changed)
+        assert gap(z[:, :t], y[:, :t]) <= tolerance("causal")
+        assert not torch.equal(z[:, t:], y[:, t:])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_padding_and_holes_change_nothing(name: str) -> None:
+    """Valid tokens give what they give without the padding, which answers zero and takes no gradient."""
+    p = problem(NAMED[name].design, 21, batch=1, heads=1)
+    valid = torch.ones(1, 21, dtype=torch.bool)
+    valid[0, [0, 1, 5, 11, 12, 20]] = False
+    padded = replace(p, valid=valid)
+
+    def keep(x: Tensor) -> Tensor:
+        return x[:, valid[0]]
+
+    dense = replace(p, q=keep(p.q), k=keep(p.k), v=keep(p.v), gates={n: keep(g) for n, g in p.gates.items()})
+    y, state = fast(padded)
+    z, short = fast(dense)
+    assert gap(keep(y), z) <= tolerance("path")
+    assert not bool(y[:, ~valid[0]].any())
+    for key in (n for n in short if n.startswith(("state", "momentum"))):
+        assert gap(state[key], short[key]) <= tolerance("path")
+    assert not bool(gradients(padded, y, state)["k"][:, ~valid[0]].any())
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_packed_documents_are_separate_documents(name: str) -> None:
+    p = problem(NAMED[name].design, 23, batch=1, heads=1)
+    reset = torch.zeros(1, 23, dtype=torch.bool)
+    reset[0, [5, 6, 17]] = True
+    packed, _ = fast(replace(p, reset=reset))
+    alone = [fast(p.part(a, b, None))[0] for a, b in ((0, 5), (5, 6), (6, 17), (17, 23))]
+    assert gap(packed, torch.cat(alone, 1)) <= tolerance("path")
+
+
+def test_a_row_without_a_valid_token_keeps_its_state() -> None:
+    for name in ("yaad", "moneta-r", "titans-lmm", "gated-deltanet", "softmax-attention"):
+        p = ragged(problem(NAMED[name].design, 6))
+        assert p.valid is not None
+        assert p.state is not None
+        valid = p.valid.clone()
+        valid[0] = False
+        silent = replace(p, valid=valid)
+        check(silent, tolerance("path"))
+        y, state = fast(silent)
+        assert not bool(y[0].any())
+        for key in (n for n in state if n.startswith(("state", "momentum", "frozen"))):
+            assert torch.equal(state[key][0], p.state[key][0])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["yaad", "gated-deltanet", "memora-r"])
+def test_low_precision(name: str, kind: torch.dtype) -> None:
+    """The path computes in at least float32, whatever the inputs, against the reference on the same rounded inputs."""
+    p = problem(NAMED[name].design, 21)
+
+    def cast(x: Tensor, to: torch.dtype) -> Tensor:
+        return x.detach().to(kind).to(to)
+
+    def at(to: torch.dtype, own: torch.dtype) -> Problem:
+        gates = {n: cast(g, own) for n, g in p.gates.items()}
+        initial = {n: cast(x, own) for n, x in p.initial.items()}
+        return replace(p, q=cast(p.q, to), k=cast(p.k, to), v=cast(p.v, to), gates=gates, initial=initial)
+
+    with torch.no_grad():
+        y, state = fast(at(kind, torch.float32))
+        expected, _ = slow(at(torch.float64, torch.float64))
+    assert y.dtype == kind
+    assert state["state_0"].dtype == torch.float32
+    assert gap(y.double(), expected) <= tolerance(str(kind).removeprefix("torch."))
+
+
+def test_second_derivatives_are_refused_not_wrong() -> None:
+    p = problem(NAMED["yaad"].design, 5)
+    y, _ = fast(p)
+    (g,) = torch.autograd.grad(y.square().sum(), p.k, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.square().sum().backward()
+
+
+def test_inputs_are_not_changed() -> None:
+    for name in NAMED:
+        p = ragged(problem(NAMED[name].design, 9))
+        before = {n: x.detach().clone() for n, x in p.leaves.items()}
+        for run in (fast, slow):
+            run(p)
+            assert all(torch.equal(x, before[n]) for n, x in p.leaves.items())
