@@ -10,7 +10,6 @@ the same order. Writes a line a trial to runs/reference/anchors-TASK.parquet and
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +28,9 @@ def twins(design: Design) -> dict[str, Design]:
     return {"memory": design.model_copy(update={"block": block}), "zeroed": design.model_copy(update={"block": zeroed})}
 
 
-def train(name: str, arm: str, design: Design, task: Task, backbone: Backbone, lr: float, steps: int, seed: int) -> dict[str, object]:
+def train(
+    name: str, arm: str, design: Design, task: Task, backbone: Backbone, lr: float, steps: int, seed: int
+) -> dict[str, object]:
     """One trial, as a row."""
     candidate = Candidate(design=design, backbone=backbone, optimiser=Optimiser(lr=lr))
     trainer = Trainer(candidate, task, steps * task.tokens_per_step, seed, threads=1)
@@ -59,7 +60,7 @@ def main() -> None:
     out = given.o or Path(__file__).parent.parent / "runs" / "reference" / f"anchors-{given.task}.parquet"
     if given.task == "recall":
         task: Task = Mqar(pairs=8, rewrites=8, keys=32, values=32, batch=32)
-        backbone, lr, steps, metric, better = Backbone(width=32, layers=1, heads=1, ffn=0.0), 1e-2, 600, "accuracy", 1
+        backbone, lr, steps, metric, better = Backbone(width=32, layers=1, heads=1, ffn=0.0), 2e-2, 600, "accuracy", 1
     else:
         task = Text(source=str(given.train), test=str(given.test), context=256, batch=8)
         backbone, lr, steps, metric, better = Backbone(width=64, layers=2, heads=2), 5e-3, 200, "bits_per_byte", -1
@@ -74,7 +75,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
                 temporary = out.with_suffix(".tmp")
                 pd.DataFrame(rows).to_parquet(temporary)
-                os.replace(temporary, out)
+                temporary.replace(out)
     table = pd.DataFrame(rows).pivot_table(index="design", columns="arm", values=metric, sort=False)
     table["gain"] = better * (table["memory"] - table["zeroed"])
     print(f"{metric}, {steps} steps, mean over {given.seeds} seed(s)\n{table.round(3).to_string()}")

@@ -2,8 +2,8 @@
 
     python benchmarks/embedding_scale.py
 
-`small`: standard deviation .02 and logits as they come, as is common. `unit`: standard deviation 1 and logits times width^-1/2, as
-`miras_search.model` has it. Prints the test accuracy after 600 steps, a column a seed.
+`small`: standard deviation .02 and logits as they come, as is common. `unit`: standard deviation 1 and logits times
+width^-1/2, as `miras_search.model` has it. Prints the test accuracy after 600 steps, a column a seed.
 """
 
 from __future__ import annotations

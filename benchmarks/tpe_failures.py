@@ -1,10 +1,11 @@
-"""What must the estimator be told of a trial that diverged? A toy space with a cliff beside its optimum, nothing trained.
+"""What must the estimator be told of a trial that diverged? A toy space with a cliff before its best; trains nothing.
 
     python benchmarks/tpe_failures.py
 
-Values rise with the rate up to 10^-2.3, above which everything diverges; the best that can be reached is -0.1. `failed`: divergence is told to Optuna as FAIL, which
-its estimator ignores. `pruned`: told as PRUNED without a value, worse than any that finished; this is what the search does.
-Prints, per arm: how many of the suggestions diverged, and the best value found, means over the seeds.
+Values rise with the rate up to 10^-2.3, above which everything diverges; the best that can be reached is -0.1.
+`failed`: divergence is told to Optuna as FAIL, which its estimator ignores. `pruned`: told as PRUNED without a value,
+worse than any that finished; this is what the search does. Prints, per arm: how many of the suggestions diverged, and
+the best value found, means over the seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def judge(space: Space, n: int, assignment: dict[str, Any]) -> Outcome:
     if rate > CLIFF:
         return Outcome(n, assignment, "diverged", None)
     value = -abs(rate - OPTIMUM) - {"l2": 0.3, "dot": 0.6, "lp": 0.0, "huber": 0.2}[bias.kind]
-    value -= 0.3 * abs(getattr(bias, "p", 2.7) - 2.7) + {"none": 0.2, "l2": 0.0, "kl": 0.5, "lq": 0.3}[candidate.design.retention.kind]
+    value -= (
+        0.3 * abs(getattr(bias, "p", 2.7) - 2.7)
+        + {"none": 0.2, "l2": 0.0, "kl": 0.5, "lq": 0.3}[candidate.design.retention.kind]
+    )
     return Outcome(n, assignment, "ok", (value,))
 
 
@@ -63,7 +67,9 @@ def told_as_failed(sampler: Any) -> Any:
 
 def run(arm: str, seed: int, count: int) -> tuple[int, float]:
     """Suggestions that diverged, and the best value."""
-    space = Space.from_text(SPACE, overrides=[f"search.seed={seed}", f"search.sampler={'random' if arm == 'random' else 'tpe'}"])
+    space = Space.from_text(
+        SPACE, overrides=[f"search.seed={seed}", f"search.sampler={'random' if arm == 'random' else 'tpe'}"]
+    )
     search = Search(space)
     if arm == "failed":
         search.sampler = told_as_failed(search.sampler)

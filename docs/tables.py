@@ -48,7 +48,10 @@ def field(name: str, schema: dict[str, Any]) -> str:
     """`name` = default (what else it may be)."""
     schema = {**schema, **next((s for s in schema.get("anyOf", []) if s.get("type") != "null"), {})}
     default = schema.get("default")
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    low, high = (
+        schema.get("minimum", schema.get("exclusiveMinimum")),
+        schema.get("maximum", schema.get("exclusiveMaximum")),
+    )
     span = ""
     if "enum" in schema:
         span = " or ".join(number(v) for v in schema["enum"] if v != default)
@@ -83,15 +86,21 @@ def named() -> str:
 
 def fidelity() -> str:
     """A row a published design: source, and how far it is followed."""
-    return table(("design", "source", "how far it is followed"), ((f"`{n}`", e.paper, e.fidelity) for n, e in NAMED.items()))
+    return table(
+        ("design", "source", "how far it is followed"), ((f"`{n}`", e.paper, e.fidelity) for n, e in NAMED.items())
+    )
 
 
 def refused() -> str:
     """A row a reason why four choices are no model, with the way out; read from the source."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(refusals)))
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "refuse"]
+    calls = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "refuse"
+    ]
     calls.sort(key=lambda call: call.lineno)
-    return table(("code", "way out"), ((f"`{ast.literal_eval(c.args[0])}`", ast.literal_eval(c.args[2])) for c in calls))
+    return table(
+        ("code", "way out"), ((f"`{ast.literal_eval(c.args[0])}`", ast.literal_eval(c.args[2])) for c in calls)
+    )
 
 
 def dialect() -> str:
@@ -115,7 +124,9 @@ def anchors(task: str, metric: str, sign: float) -> Callable[[], str]:
             return f"Not measured yet: `{path.relative_to(ROOT)}` is missing."
         frame, rows = pd.read_parquet(path), []
         for name in [n for n in NAMED if n in set(frame["design"])]:
-            memory, zeroed = (frame[(frame["design"] == name) & (frame["arm"] == a)].set_index("seed") for a in ("memory", "zeroed"))
+            memory, zeroed = (
+                frame[(frame["design"] == name) & (frame["arm"] == a)].set_index("seed") for a in ("memory", "zeroed")
+            )
             gain = (sign * (memory[metric] - zeroed[metric])).dropna()
             seeds = len(gain)
             rows.append((f"`{name}`", arm(memory), arm(zeroed), f"{gain.mean():+.3f}" if seeds else "", str(seeds)))

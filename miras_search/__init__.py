@@ -1,7 +1,7 @@
 """Declarative architecture search over the Miras design space of online associative memories.
 
-    miras_search.layer("yaad", width=512)      a memory layer for any model
-    miras_search.load_results("runs/mine")     a sweep as a DataFrame
+miras_search.layer("yaad", width=512)      a memory layer for any model
+miras_search.load_results("runs/mine")     a sweep as a DataFrame
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Backbone(Frozen):
 class Optimiser(Frozen):
     """AdamW with linear warm-up and a cosine to `final` times the rate.
 
-    `warmup` is a fraction of the steps; `clip` the largest gradient norm. Weight decay acts on matrices of the outer model, not on
-    biases, norms, gates or initial memory states.
+    `warmup` is a fraction of the steps; `clip` the largest gradient norm. Weight decay acts on matrices of the outer model,
+    not on biases, norms, gates or initial memory states.
     """
 
     lr: float = Field(1e-2, gt=0.0)
@@ -56,6 +56,13 @@ class Candidate(Frozen):
     design: Design
     backbone: Backbone = Backbone()
     optimiser: Optimiser = Optimiser()
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> Candidate:
+        width, heads = self.backbone.width, self.backbone.heads
+        if self.design.memory.normalised and width == heads:
+            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
+        return self
 
     def canonical(self) -> Candidate:
         """The same candidate with its design in canonical form."""
@@ -98,16 +105,19 @@ class Candidate(Frozen):
     def state_bytes(self, context: int | None = None) -> int:
         """Bytes of recurrent state a sequence, all layers, float32: dual state and momentum.
 
-        A cache grows with the sequence: its keys and values after `context` tokens (or its window, if that is less).
+        A cache grows with the sequence: its keys and values after `context` tokens, or those its window keeps for the next
+        token, if that is less. A zeroed memory keeps none.
 
         Raises:
             ValueError: for a cache without a window, if `context` is not given.
         """
         design, backbone = self.design.canonical(), self.backbone
         dim = backbone.width // backbone.heads
+        if design.block.output == "zeroed":
+            return 0
         if not design.memory.parametric:
             window = getattr(design.memory, "window", None)
-            known = [n for n in (window, context) if n is not None]
+            known = [n for n in (window and window - 1, context) if n is not None]
             if not known:
                 raise ValueError("the state of a cache grows with the sequence: give the context")
             return 4 * backbone.layers * 2 * backbone.width * min(known)
@@ -120,9 +130,10 @@ class Candidate(Frozen):
         width = backbone.width
         conv = 3 * width * max(0, design.block.conv - 1) + width * max(0, design.block.residual_conv - 1)
         frozen = 0
-        if design.chunked:
+        if design.chunked and design.block.output == "memory":
             dim = width // backbone.heads
-            frozen = backbone.heads * sum(o * i for o, i in design.memory.weights(dim, dim))
+            lagged = design.algorithm.read_ == "lagged"
+            frozen = backbone.heads * sum(o * i + lagged for o, i in design.memory.weights(dim, dim))
         return 4 * backbone.layers * (conv + frozen)
 
     def flops_per_token(self, context: int) -> int:
@@ -183,7 +194,7 @@ def match(candidate: Candidate, target: Match, vocab: int) -> tuple[Candidate, C
         changed = {"width": n * backbone.heads} if target.by == "width" else {"ffn": n / backbone.width}
         return candidate.model_copy(update={"backbone": backbone.model_copy(update=changed)})
 
-    low, high = (1, 16384 // backbone.heads) if target.by == "width" else (1, 16 * backbone.width)
+    low, high = (2, 16384 // backbone.heads) if target.by == "width" else (1, 16 * backbone.width)
     while high - low > 1:
         middle = (low + high) // 2
         if sized(middle).parameters(vocab) > target.parameters:

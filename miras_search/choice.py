@@ -11,7 +11,8 @@ is run by the reference in float64 and lowered to torch and Triton. This module 
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -23,6 +24,13 @@ class Frozen(BaseModel):
     """A value: immutable, hashable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without what the original has cached about itself (a fingerprint, say)."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in set(copy.__dict__) - set(type(self).model_fields):
+            del copy.__dict__[name]
+        return copy
 
 
 class Choice(Frozen):

@@ -21,6 +21,7 @@ from miras_search.terminal import (
     Executor,
     Format,
     Json,
+    Misused,
     Plugins,
     Run,
     Runs,
@@ -177,7 +178,7 @@ def train(
     from miras_search import inputs, tables
 
     if bool(design) == (again is not None):
-        raise typer.BadParameter("name a design, or a trial by --from RUN KEY: one of the two")
+        raise Misused("name a design, or a trial by --from RUN KEY: one of the two")
     if again is not None:
         run = inputs.run_folder(again[0])
         then = inputs.trial(run, again[1])
@@ -231,9 +232,7 @@ def sweep(
     from miras_search import inputs, tables
 
     if not space and (not resume or not name or set_):
-        raise typer.BadParameter(
-            "name a space" + ("; --set changes one" if set_ else ", or a run: --name NAME --resume")
-        )
+        raise Misused("name a space" + ("; --set changes one" if set_ else ", or a run: --name NAME --resume"))
     found = _space(space, set_) if space else None
     name = name or (found.name if found is not None else "")
     if dry_run:
@@ -248,13 +247,12 @@ def sweep(
         else:
             tables.estimate(cost)
         return
-    from miras_search.overview import overview
+    from miras_search.overview import overview, resume_command
     from miras_search.sweep import SweepInterrupted, run_sweep
 
     state = ctx.find_object(State)
     assert state is not None
-    more = [f"--executor {executor}"] * (executor != Executor.ray) + [f"--plugin {file}" for file in state.plugins]
-    go_on = " ".join([PROGRAM, "sweep", "--name", shlex.quote(name), "--resume", *more])
+    go_on = resume_command(name, executor, state.plugins)
     try:
         summary = run_sweep(
             found,
@@ -360,7 +358,7 @@ def export(
     It loads without this package.
     """
     from miras_search import export as module
-    from miras_search import inputs
+    from miras_search import inputs, tables
 
     folder = module.export(inputs.run_folder(run).path, out, key, overwrite=overwrite)
     about = json.loads((folder / module.PROVENANCE).read_text(encoding="utf-8"))
@@ -368,7 +366,9 @@ def export(
     print(f"exported to {folder}: trial {trial['key']}, {trial['label'] or trial['fingerprint']} on {trial['task']}")
     print(f"  why: {about['reason']}")
     if sample is not None:
-        print(f"\n{module.sample(folder, sample, tokens)}")
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        print(f"  a sample after {sample!r}:\n")
+        print(tables.printable(module.sample(folder, sample, tokens)))
 
 
 def _space(path: str, overrides: Sequence[str]) -> Space:

@@ -64,9 +64,15 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
                 "use algorithm: nonparametric, or memory: matrix or mlp",
             )
         if not bias.quadratic:
-            refuse("cache-bias", f"memory {memory.kind} is the solution of the l2 bias, not of {bias.kind}", "use bias: l2")
+            refuse(
+                "cache-bias", f"memory {memory.kind} is the solution of the l2 bias, not of {bias.kind}", "use bias: l2"
+            )
         if retention.kind != "none":
-            refuse("cache-retention", f"memory {memory.kind} keeps all it has; {retention.kind} cannot act", "use retention: none")
+            refuse(
+                "cache-retention",
+                f"memory {memory.kind} keeps all it has; {retention.kind} cannot act",
+                "use retention: none",
+            )
         return found
     if not algorithm.parametric:
         refuse(
@@ -111,7 +117,11 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             "use gate: scalar, or at most two layers without offset",
         )
     if retention.klass != "dual" and algorithm.momentum:
-        refuse("momentum-needs-dual", f"momentum is defined on a dual state; {retention.kind} has none", "use gradient_descent")
+        refuse(
+            "momentum-needs-dual",
+            f"momentum is defined on a dual state; {retention.kind} has none",
+            "use gradient_descent",
+        )
     if bias.superlinear and not memory.normalised:
         refuse(
             "lp-runs-away",

@@ -1,13 +1,13 @@
 """Every error a user can cause. One tree, so that the command line catches one type.
 
-    MirasError
-      SpaceError     a YAML space that does not say what it should (file:line:column)
-      DesignError    a combination of choices that is no model, or an unknown name
-      MatchError     a size target that no candidate reaches
-      TaskError      data that cannot be read, or is too small
-      RunError       a run folder that exists, is locked, is missing or cannot be written
-      ExportError    a run that has nothing to export
-      MissingExtra   an optional dependency that is not installed
+MirasError
+  SpaceError     a YAML space that does not say what it should (file:line:column)
+  DesignError    a combination of choices that is no model, or an unknown name
+  MatchError     a size target that no candidate reaches
+  TaskError      data that cannot be read, or is too small
+  RunError       a run folder that exists, is locked, is missing or cannot be written
+  ExportError    a run that has nothing to export
+  MissingExtra   an optional dependency that is not installed
 """
 
 

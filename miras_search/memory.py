@@ -7,6 +7,7 @@ Shapes: weights `[..., out, in]`, vectors `[..., dim]`. Weights are listed in th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -178,7 +179,7 @@ class Mlp(_Dense):
     def weights(self, dim_k: int, dim_v: int) -> list[Shape]:
         hidden = self.expansion * dim_k
         sizes = [dim_k, *([hidden] * (self.layers - 1)), dim_v]
-        return [(o, i + self.offset) for i, o in zip(sizes, sizes[1:], strict=False)]
+        return [(o, i + self.offset) for i, o in pairwise(sizes)]
 
 
 class Cache(Memory):

@@ -46,7 +46,9 @@ NAMED: dict[str, Named] = {
         "Identity feature map on unit q and k, no normaliser, as Miras' Table 1 has it.",
     ),
     "retnet": Named(
-        Design(memory=Matrix(), bias=Dot(), retention=L2Retention(decay="constant"), algorithm=_DOT, block=Block(rope=True)),
+        Design(
+            memory=Matrix(), bias=Dot(), retention=L2Retention(decay="constant"), algorithm=_DOT, block=Block(rope=True)
+        ),
         "Sun et al. 2023, arXiv 2307.08621",
         "Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).",
     ),

@@ -49,7 +49,7 @@ def write_module(source: str) -> Path:
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
         with os.fdopen(handle, "w") as file:
             file.write(source)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     return path
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from miras_search import checkpoint
@@ -36,7 +38,10 @@ class AtWork(NamedTuple):
 
 @dataclass(frozen=True)
 class Overview:
-    """A run. `total` rows wanted; `driver`: who drives it now; `seconds` of training in all rows."""
+    """A run. `total` rows wanted; `driver`: who drives it now; `seconds` of training in all rows.
+
+    `resume`: the command that goes on with it from the current folder; empty if it lies elsewhere.
+    """
 
     name: str
     folder: str
@@ -50,6 +55,7 @@ class Overview:
     seconds: float
     started: str
     last: str
+    resume: str
 
     @property
     def state(self) -> str:
@@ -68,6 +74,7 @@ def overview(run: RunFolder) -> Overview:
     """
     space = Space.from_text(run.space_yaml, str(run.path / "space.yaml"))
     rows = [row for row in run.ledger.rows() if row.status != "cancelled"]
+    about = run.environment
     failed = Counter(
         f"{r.status}: {r.cause}" if r.cause else r.status for r in rows if r.status not in ("ok", "pruned")
     )
@@ -82,9 +89,30 @@ def overview(run: RunFolder) -> Overview:
         at_work=_at_work(run, {row.key for row in rows}),
         driver=run.driver(),
         seconds=sum(row.seconds for row in rows),
-        started=str(run.environment.get("time", "")),
+        started=str(about.get("time", "")),
         last=rows[-1].time if rows else "",
+        resume=_resume(run, about),
     )
+
+
+def _resume(run: RunFolder, about: Mapping[str, Any]) -> str:
+    if run.path.resolve().parent != Path("runs").resolve():
+        return ""
+    if about.get("executor") == "train":
+        return str(about.get("command") or "")
+    return resume_command(run.path.resolve().name, str(about.get("executor", "ray")), about.get("plugins") or ())
+
+
+def resume_command(name: str, executor: str, plugins: Sequence[str | Path]) -> str:
+    """The command line that goes on with a run, as it was run before."""
+    words = ["miras-search", "sweep", "--name", name, "--resume"]
+    words += ["--executor", executor] if executor != "ray" else []
+    return shlex.join([*words, *(word for file in plugins for word in ("--plugin", _near(file)))])
+
+
+def _near(file: str | Path) -> str:
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def leaders(rows: Sequence[Record], space: Space) -> list[Leader]:
@@ -113,7 +141,7 @@ def _at_work(run: RunFolder, ended: set[str]) -> list[AtWork]:
     return found
 
 
-def _last_line(path: Any) -> dict[str, Any]:
+def _last_line(path: Path) -> dict[str, Any]:
     """The last whole line of a log of JSON lines; empty if there is none."""
     for line in reversed(checkpoint.lines(path)):
         return dict(line)

@@ -104,7 +104,9 @@ def run(
         cache `key`, `value` and `mask` of the stored tokens.
     """
     design = design.canonical()
-    steps = _Cache(design, q, v, state) if not design.memory.parametric else _Weights(design, q, v, initial or {}, state)
+    steps = (
+        _Cache(design, q, v, state) if not design.memory.parametric else _Weights(design, q, v, initial or {}, state)
+    )
     outputs = []
     for t in range(q.shape[1]):
         live = torch.ones_like(q[:, t, 0, 0], dtype=torch.bool) if valid is None else valid[:, t]
@@ -122,15 +124,22 @@ def _rows(mask: Tensor, like: Tensor) -> Tensor:
 class _Weights:
     """A memory with weights: S_t = alpha_t S_{t-1} - eta_t g_t at the weights frozen at the chunk's start."""
 
-    def __init__(self, design: Design, q: Tensor, v: Tensor, initial: Mapping[str, Tensor], state: State | None) -> None:
+    def __init__(
+        self, design: Design, q: Tensor, v: Tensor, initial: Mapping[str, Tensor], state: State | None
+    ) -> None:
         self.design = design
         batch, heads = q.shape[0], q.shape[2]
         shapes = design.memory.weights(q.shape[-1], v.shape[-1])
         self.start = [
-            initial[f"state_{i}"].expand(batch, -1, -1, -1) if f"state_{i}" in initial else q.new_zeros(batch, heads, *shape)
+            initial[f"state_{i}"].expand(batch, -1, -1, -1)
+            if f"state_{i}" in initial
+            else q.new_zeros(batch, heads, *shape)
             for i, shape in enumerate(shapes)
         ]
-        self.norm = [initial.get("norm_weight", v.new_ones(heads, v.shape[-1])), initial.get("norm_bias", v.new_zeros(()))]
+        self.norm = [
+            initial.get("norm_weight", v.new_ones(heads, v.shape[-1])),
+            initial.get("norm_bias", v.new_zeros(())),
+        ]
         layers = range(len(shapes))
         self.lagged = design.algorithm.read_ == "lagged"
         given = state or {}
@@ -154,7 +163,9 @@ class _Weights:
             self.w = [a * s for a, s in zip(alpha, self.s, strict=True)] if algorithm.decay_first else self.s
         else:
             opens = (self.position == 0) & live
-            self.w = [torch.where(_rows(opens, s), retention.psi(Xp, s), w) for s, w in zip(self.s, self.w, strict=True)]
+            self.w = [
+                torch.where(_rows(opens, s), retention.psi(Xp, s), w) for s, w in zip(self.s, self.w, strict=True)
+            ]
             if self.lagged:
                 self.scale = [
                     torch.where(_rows(opens, c), retention.scale(Xp, s), c)  # type: ignore[attr-defined]
@@ -175,7 +186,8 @@ class _Weights:
             weights = [s * c for s, c in zip(self.s, self.scale, strict=True)]
         else:
             weights = [retention.psi(Xp, s) for s in self.s]
-        return memory.predict(Xp, weights, q, *self.norm)
+        y: Tensor = memory.predict(Xp, weights, q, *self.norm)
+        return y
 
     def gradient(self, k: Tensor, v: Tensor, gate: dict[str, Tensor]) -> list[Tensor]:
         """eta_t dl/dW at the frozen weights, by autograd."""

@@ -97,7 +97,12 @@ def setup(design: Design, task: str, overrides: Sequence[str], tokens: int | Non
     }
     if "=" in task or not task.strip():
         raise SpaceError(f"{task!r} is no task", hint="--task NAME, and its fields by --set task.FIELD=VALUE")
-    space = Space.from_text(json.dumps(text), "train", [f"task={task}", *overrides])
+    try:
+        space = Space.from_text(json.dumps(text), "train", [f"task={task}", *overrides])
+    except SpaceError as error:
+        if (error.where or "").startswith("--set"):
+            raise
+        raise SpaceError(error.message.splitlines()[-1].strip()) from None  # not a place in a text nobody wrote
     axis = next(iter(space.axes()), None)
     if axis is not None:
         raise SpaceError(f"{axis.path} is open: {axis}", where="--set", hint="give it one value")
@@ -170,10 +175,16 @@ def _shown(setup: Setup, name: str, folder: Path, threads: int, cache: Path, con
     known = trials.blank(setup.candidate, setup.task, setup.budget, setup.seed).model_copy(update={"n": 0})
     with Monitor(console, name or known.label or known.key, 1) as monitor, _stoppable() as stop:
         monitor.started(known)
+        told = 0
 
         def report(progress: trials.Progress) -> bool:
+            nonlocal told
             monitor.advanced(known.key, progress)
             monitor.tick()
+            tenths = 10 * progress.step // progress.steps
+            if tenths > told and not console.is_terminal:
+                told = tenths
+                monitor.note(f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}")
             return not stop.is_set()
 
         record = trials.train(

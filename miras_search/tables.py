@@ -266,8 +266,8 @@ def status(found: Overview) -> None:
         out.print(
             "  driven by process {pid} on {host} since {since}".format(**{**_WHO, **found.driver}), soft_wrap=True
         )
-    elif found.state == "stopped":
-        out.print(f"  go on with: miras-search sweep --name {found.name} --resume", soft_wrap=True)
+    elif found.state == "stopped" and found.resume:
+        out.print(f"  go on with: {found.resume}", soft_wrap=True)
     best(out, found.best)
     if found.at_work:
         heading(out, "at work" if found.driver else "left unfinished")
@@ -362,3 +362,8 @@ def markdown(frame: pd.DataFrame) -> str:
     heads = [*map(str, frame)]
     rule = ["---:" if frame[name].dtype.kind in "iuf" else "---" for name in heads]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
+
+
+def printable(text: str) -> str:
+    """Text of a model, with what would steer a terminal made visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

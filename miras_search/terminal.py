@@ -27,7 +27,8 @@ from miras_search.errors import MirasError
 
 PROGRAM = "miras-search"
 INTERRUPTED = 130
-# click's base of usage errors, wherever typer keeps it
+# click's bases of errors in a command line, wherever typer keeps them
+Misused: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 _Refusal: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 

@@ -103,13 +103,10 @@ class Trainer:
         self.model = model.build(candidate, self.data.vocab, seed=seed).to(self.device)
         self.optimiser = _adamw(self.model, candidate.optimiser)
         self.stream = self.data.train(seed)
-        self.step = 0
-        self.seconds = 0.0
-        self.loss = math.nan
+        self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.rungs: list[dict[str, Any]] = []
         """Evaluations on the way, `{"tokens": ..., "metrics": {...}}`; kept in the checkpoint."""
-        self._every = max(1, self.steps // POINTS)
-        self._saved_at = time.monotonic()
+        self._every, self._saved_at = max(1, self.steps // POINTS), time.monotonic()
 
     @property
     def tokens(self) -> int:
@@ -126,11 +123,8 @@ class Trainer:
         """Trained numbers; a matrix used twice counts once."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def advance(self, tokens: int, report: Report | None = None) -> dict[str, float]:
+    def advance(self, tokens: int, report: Report | None = None) -> Progress:
         """Train until `tokens` (of the whole trial) are reached, the budget is, or `report` says stop.
-
-        Returns:
-            `tokens`, `loss` of the last step, `seconds` of training.
 
         Raises:
             Diverged: if loss or gradient norm is not finite; names the step.
@@ -143,7 +137,7 @@ class Trainer:
                 self.save()
             if report is not None and not report(self.progress):
                 break
-        return {"tokens": self.tokens, "loss": self.loss, "seconds": self.seconds}
+        return self.progress
 
     def _step(self) -> None:
         start = time.perf_counter()
@@ -153,7 +147,7 @@ class Trainer:
         batch = next(self.stream)
         nll, _, targets = self._score(batch)
         loss = nll.sum() / (targets != IGNORE).sum().clamp_min(1)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.candidate.optimiser.clip)
         value, size = torch.stack([loss.detach(), norm.detach()]).tolist()

@@ -69,7 +69,9 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
     q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
     gates, initial = {}, {}
     if memory.parametric:
-        gates["eta"] = 0.5 * draw(*shape).sigmoid()
+        # Below the step at which the recurrence is chaotic and would amplify rounding by itself.
+        step = (0.5 if memory.linear else 0.1) * (0.2 if bias.superlinear else 1.0)
+        gates["eta"] = step * draw(*shape).sigmoid()
         if bias.thresholded:
             gates["delta"] = (0.5 + draw(*shape)).exp()
         if algorithm.decoupled:

@@ -69,7 +69,7 @@ def pick(cls: type[Choice], source: random.Random) -> Any:
     return cls(kind=cls.variant(), **{name: value(name, field, source) for name, field in fields})
 
 
-def drawn(seed: int, memory: Callable[[type[Choice]], bool], block: Block | None = None) -> Design:
+def drawn(seed: int, memory: Callable[[Any], bool] = lambda cls: True, blocks: bool = False) -> Design:
     """A valid design: kinds first, so that one whose options are mostly refused is drawn as often as another."""
     source = random.Random(f"design {seed}")
     first, *rest = [list(variants(role).values()) for role in PARTS]
@@ -79,12 +79,15 @@ def drawn(seed: int, memory: Callable[[type[Choice]], bool], block: Block | None
         for _ in range(8):
             four = [pick(cls, source) for cls in kinds]
             if not refusals(*four):
-                return Design(**dict(zip(PARTS, four, strict=True)), block=block or Block())
+                block = (
+                    {name: value(name, field, source) for name, field in Block.model_fields.items()} if blocks else {}
+                )
+                return Design(**dict(zip(PARTS, four, strict=True)), block=Block(**block))
 
 
-def designs(memory: Callable[[Any], bool] = lambda cls: True, block: Block | None = None) -> st.SearchStrategy[Design]:
+def designs(memory: Callable[[Any], bool] = lambda cls: True, blocks: bool = False) -> st.SearchStrategy[Design]:
     """Valid designs over all registered variants. Uniform, where draws field by field would be near the defaults."""
-    return st.integers(0, 2**48).map(lambda seed: drawn(seed, memory, block))
+    return st.integers(0, 2**48).map(lambda seed: drawn(seed, memory, blocks))
 
 
 def grid(cls: type[Choice]) -> Iterator[Choice]:

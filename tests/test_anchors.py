@@ -6,7 +6,7 @@ Bounds are wider than anything seen; `benchmarks/anchors.py` prints the numbers 
 import pytest
 
 from miras_search import named
-from miras_search.candidate import Backbone, Candidate
+from miras_search.candidate import Backbone, Candidate, Optimiser
 from miras_search.tasks import Mqar
 from miras_search.trial import Trainer
 
@@ -18,7 +18,9 @@ def accuracy(name: str, seed: int, steps: int, *, zeroed: bool = False) -> float
     if zeroed:
         block = design.block.model_copy(update={"output": "zeroed", "residual_conv": 4})
         design = design.model_copy(update={"block": block})
-    candidate = Candidate(design=design, backbone=Backbone(width=32, layers=1, heads=1, ffn=0.0))
+    candidate = Candidate(
+        design=design, backbone=Backbone(width=32, layers=1, heads=1, ffn=0.0), optimiser=Optimiser(lr=2e-2)
+    )
     trainer = Trainer(candidate, TASK, steps * TASK.tokens_per_step, seed)
     trainer.advance(trainer.budget)
     return trainer.evaluate("test")["accuracy"]

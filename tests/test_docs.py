@@ -1,4 +1,4 @@
-"""The docs keep their word: links lead somewhere, files exist, snippets run, verbs exist, tables are those of the code."""
+"""The docs keep their word: links lead somewhere, files and verbs exist, snippets run, tables are those of the code."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tolerances import tolerance
 
 from miras_search.space import Space
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / p / "README.md" for p in ("analysis", "kernels", "runs"))])
+DOCS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("**/*.md"),
+        *(ROOT / p / "README.md" for p in ("analysis", "kernels", "runs")),
+    ]
+)
 PLUGIN = ROOT / "docs" / "examples" / "plugin_bias.py"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-FILE = re.compile(r"(?<![\w./-])((?:miras_search|spaces|kernels|tests|benchmarks|docs|analysis|\.ci)(?:/[\w.-]+)+|[\w-]+\.toml|Makefile)(?![\w*])")
+FILE = re.compile(
+    r"(?<![\w./-])((?:miras_search|spaces|kernels|tests|benchmarks|docs|analysis|\.ci)(?:/[\w.-]+)+|[\w-]+\.toml|Makefile)(?![\w*])"
+)
 PLACEHOLDER = re.compile(r"NAME|KEY|\*")
 
 
@@ -34,7 +43,9 @@ def blocks(path: Path, language: str) -> list[str]:
 def python(code: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error::DeprecationWarning", "-c", code]
-    return subprocess.run(command, cwd=folder or ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=folder or ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.parametrize("path", DOCS, ids=ids)
@@ -46,7 +57,9 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCS, ids=ids)
 def test_files_that_are_named_exist(path: Path) -> None:
-    named = {name.rstrip(".") for name in FILE.findall(path.read_text(encoding="utf-8")) if not PLACEHOLDER.search(name)}
+    named = {
+        name.rstrip(".") for name in FILE.findall(path.read_text(encoding="utf-8")) if not PLACEHOLDER.search(name)
+    }
     missing = sorted(name for name in named if not (ROOT / name).exists() and not (path.parent / name).exists())
     assert not missing
 
@@ -54,13 +67,8 @@ def test_files_that_are_named_exist(path: Path) -> None:
 def test_python_of_the_readme_runs() -> None:
     first, *rest = blocks(ROOT / "README.md", "python")
     assert all(block.startswith("# after the sweep") for block in rest), "a snippet that needs a run says so"
-    done = python(first + "\nassert y.shape == (2, 60, 512) and z.shape == (2, 40, 512)\n")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_layer_goes_on_where_it_stopped() -> None:
-    first = blocks(ROOT / "README.md", "python")[0]
-    done = python(first + "\nwhole, _ = layer(x)\nassert torch.allclose(torch.cat([y, z], 1), whole, atol=1e-5)\n")
+    same = f"whole, _ = layer(x)\nassert torch.allclose(torch.cat([y, z], 1), whole, atol={tolerance('decode')})\n"
+    done = python(f"{first}\nassert y.shape == (2, 60, 512)\n{same}")
     assert done.returncode == 0, done.stderr
 
 
@@ -83,8 +91,10 @@ def test_verbs_and_options_of_the_docs_exist() -> None:
     group = get_command(app)
     context = typer.Context(group)
     verbs = {name: group.get_command(context, name) for name in group.list_commands(context)}  # type: ignore[attr-defined]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCS)
-    used = re.findall(r"miras-search ([a-z]+)([^\n`]*)", text)
+    lines = [line for path in DOCS for block in blocks(path, "sh") for line in block.splitlines()]
+    lines += [span for path in DOCS for span in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8"))]
+    used = [found.groups() for line in lines if (found := re.match(r"miras-search ([a-z]+)(.*)", line))]
+    assert len(used) > 5
     assert {verb for verb, _ in used} <= verbs.keys()
     for verb, rest in used:
         known = {option for parameter in verbs[verb].params for option in parameter.opts}
@@ -97,7 +107,9 @@ def test_verbs_and_options_of_the_docs_exist() -> None:
 def test_make_targets_of_the_docs_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for path in DOCS:
-        assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)) <= targets, path
+        assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)) <= targets, (
+            path
+        )
 
 
 def tables() -> ModuleType:
@@ -123,19 +135,20 @@ def test_the_example_of_contributing_is_the_file() -> None:
     assert shown in PLUGIN.read_text(encoding="utf-8")
 
 
-PROOF = """
+PROOF = f"""
+FORMULA = {tolerance("formula")}
+
 import torch
-from miras_search import plugin
 from miras_search.reference import Xp
 
-bias = plugin.load({path!r}).PseudoHuber(c=0.7)
+bias = type(design.bias)(c=0.7)
 r, v, d = (torch.randn(5, 6, dtype=torch.float64, requires_grad=True) for _ in range(3))
 delta = torch.ones(5, 1, dtype=torch.float64)
 phi = bias.phi(Xp, r, v, delta)
 (slope,) = torch.autograd.grad(bias.loss(Xp, r, v, delta).sum(), r)
 (pulled,) = torch.autograd.grad(phi, r, d)
-assert torch.allclose(phi, slope, rtol=0, atol=1e-12)
-assert torch.allclose(bias.phi_vjp(Xp, r, v, delta, d)[0], pulled, rtol=0, atol=1e-12)
+assert torch.allclose(phi, slope, rtol=0, atol=FORMULA)
+assert torch.allclose(bias.phi_vjp(Xp, r, v, delta, d)[0], pulled, rtol=0, atol=FORMULA)
 """
 
 TRAINED = """
@@ -153,14 +166,9 @@ assert record.metrics["nll"] < 2.5, record.metrics
 """
 
 
-def test_formulas_of_the_example_are_right() -> None:
-    done = python(PROOF.format(path=str(PLUGIN)))
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_example_checks_itself_and_trains() -> None:
+def test_the_example_is_right_checks_itself_and_trains() -> None:
     shown = next(block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "plugin.load" in block)
-    done = python(shown + TRAINED)
+    done = python(shown + PROOF + TRAINED)
     assert done.returncode == 0, done.stderr
     assert "ok: the fast path equals the loop" in done.stdout
 
@@ -168,7 +176,8 @@ def test_the_example_checks_itself_and_trains() -> None:
 def test_the_example_comes_in_at_the_command_line(tmp_path: Path) -> None:
     space = tmp_path / "mine.yaml"
     space.write_text(
-        "design: {memory: [matrix, mlp], bias: [l2, {kind: pseudo_huber, c: [0.5, 1]}], retention: l2, algorithm: gradient_descent}\n"
+        "design:\n  memory: [matrix, mlp]\n  bias: [l2, {kind: pseudo_huber, c: [0.5, 1]}]\n  retention: l2\n"
+        "  algorithm: gradient_descent\n"
         "tasks: [mqar]\nbudget: {tokens: 1e5}\n"
     )
     command = ["validate", str(space), "--plugin", str(PLUGIN), "--json"]

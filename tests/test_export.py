@@ -236,6 +236,25 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     assert (go(tmp_path / "blank") / "config.json").is_file()
 
 
+def test_an_earlier_export_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    state = shaken(tiny("retnet"), 0).state_dict()
+
+    def go(out: Path, why: str, overwrite: bool) -> None:
+        export_model(tiny("retnet"), VOCAB, state, None, out, provenance={"reason": why}, overwrite=overwrite)
+
+    out = tmp_path / "out"
+    go(out, "first", overwrite=True)
+    with pytest.raises(ExportError, match="not empty") as caught:
+        go(out, "second", overwrite=False)
+    assert "--overwrite" in str(caught.value)
+    go(out, "third", overwrite=True)
+    assert json.loads((out / PROVENANCE).read_text())["reason"] == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / PROVENANCE).unlink()
+    with pytest.raises(ExportError, match="is no earlier export"):
+        go(out, "fourth", overwrite=True)
+
+
 # A run, as a sweep leaves it.
 
 SPACE = """

@@ -21,7 +21,7 @@ GENERATE = settings(
     deadline=None, database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 FEW = settings(GENERATE, max_examples=40, derandomize=True)
-MANY = settings(GENERATE, max_examples=600)
+MANY = settings(GENERATE, max_examples=300)
 SEEDS = st.integers(0, 2**20)
 
 

@@ -191,7 +191,9 @@ def test_a_killed_ray_sweep_goes_on(tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     (undisturbed / "space.yaml").write_text((tmp_path / "space.yaml").read_text())
-    assert test_sweep.script(undisturbed, "inline").wait(300) == 0
+    process = test_sweep.script(undisturbed, "inline")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     expected = ray_rows(undisturbed / "runs" / "run")
     rng = random.Random(3)
     run = tmp_path / "runs" / "run"
@@ -201,7 +203,7 @@ def test_a_killed_ray_sweep_goes_on(tmp_path: Path) -> None:
         test_sweep.wait_for(lambda: len(rows(run)) >= wanted and (run / "space.yaml").exists(), process)  # noqa: B023
         time.sleep(rng.uniform(0.0, 5.0))
         process.kill()
-        process.wait()
+        process.communicate()
         after = rows(run)
         assert after[: len(before)] == before
     process = test_sweep.script(tmp_path, "ray", resume=True)

@@ -295,9 +295,9 @@ def test_advance_counts_tokens() -> None:
     trainer = Trainer(candidate(), TASK, BUDGET + 5, 0)
     per_step = TASK.batch * TASK.context
     assert (trainer.budget, trainer.steps, trainer.tokens) == (BUDGET, STEPS, 0)
-    assert trainer.advance(1)["tokens"] == per_step
-    assert trainer.advance(2 * per_step)["tokens"] == 2 * per_step
-    assert trainer.advance(10**9)["tokens"] == BUDGET
+    assert trainer.advance(1).tokens == per_step
+    assert trainer.advance(2 * per_step).tokens == 2 * per_step
+    assert trainer.advance(10**9).tokens == BUDGET
     assert Trainer(candidate(), TASK, 1, 0).steps == 1
     with pytest.raises(ValueError, match="without a folder"):
         trainer.save()

@@ -1,6 +1,6 @@
 """An attentional bias of one's own: pseudo-Huber, smooth everywhere, quadratic near zero and linear far out.
 
-    miras-search validate my_space.yaml --plugin docs/examples/plugin_bias.py
+miras-search validate my_space.yaml --plugin docs/examples/plugin_bias.py
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def emit(design: Design, name: str = "") -> str:
     if constants["TRITON"]:
         tiles, numbers = lower_bias(design.bias)
         constants |= numbers
-        sources += [tiles, _skeleton("triton_linear")]
+        sources += [tiles, _skeleton("triton_linear"), _skeleton("triton_paths")]
     entries = ["Layer", "self_check", "memory_cache" if not design.memory.parametric else "memory"]
     linked = link(sources, entries, constants, formulas.functions)
     return _arrange(design, name, linked)
@@ -60,7 +60,13 @@ def lower_formulas(design: Design) -> Lowered:
 
 def flags(design: Design) -> dict[str, Any]:
     """The values of `skeletons.slots` for a canonical design: what decides its code, and its numbers."""
-    memory, bias, retention, algorithm, block = design.memory, design.bias, design.retention, design.algorithm, design.block
+    memory, bias, retention, algorithm, block = (
+        design.memory,
+        design.bias,
+        design.retention,
+        design.algorithm,
+        design.block,
+    )
     exact = algorithm.read_ == "exact"
     return {
         "CHUNK": algorithm.chunk_ if memory.parametric else 1,
@@ -117,7 +123,9 @@ def _arrange(design: Design, name: str, linked: Linked) -> str:
         lines += textwrap.wrap(line, 112, initial_indent="    ", subsequent_indent="        ")
     lines += ["", _equations(design), ""]
     if design.memory.parametric:
-        lines += [f"{c.role}: {type(c).summary()}" for c in (design.memory, design.bias, design.retention, design.algorithm)]
+        lines += [
+            f"{c.role}: {type(c).summary()}" for c in (design.memory, design.bias, design.retention, design.algorithm)
+        ]
         lines.append("")
     if known is not None:
         lines += textwrap.wrap(f"Paper: {known.paper}.", 116) + textwrap.wrap(f"Fidelity: {known.fidelity}", 116) + [""]

@@ -47,7 +47,9 @@ class Edit:
 def static(test: ast.expr, constants: Mapping[str, Any]) -> bool | None:
     """The value of a test made of constants alone; None if it is decided at run time."""
     names = {n.id for n in ast.walk(test) if isinstance(n, ast.Name)}
-    if any(isinstance(n, (ast.Call, ast.Attribute, ast.Subscript)) for n in ast.walk(test)) or not names <= set(constants):
+    if any(isinstance(n, (ast.Call, ast.Attribute, ast.Subscript)) for n in ast.walk(test)) or not names <= set(
+        constants
+    ):
         return None
     return bool(eval(compile(ast.Expression(test), "<fold>", "eval"), {"__builtins__": {}}, dict(constants)))
 
@@ -83,14 +85,14 @@ def _fold_once(source: str, tree: ast.Module, constants: Mapping[str, Any]) -> s
                 value = static(node.test, constants)
                 if value is not None:
                     return _fold_if(lines, node, value, alone=len(block) == 1)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.IfExp):
-            value = static(node.test, constants)
+    for choice in ast.walk(tree):
+        if isinstance(choice, ast.IfExp):
+            value = static(choice.test, constants)
             if value is not None:
                 edit = Edit(source)
-                branch = node.body if value else node.orelse
+                branch = choice.body if value else choice.orelse
                 text = edit.text(branch)
-                edit.replace(node, f"({text})" if isinstance(branch, (ast.BinOp, ast.BoolOp, ast.Compare)) else text)
+                edit.replace(choice, f"({text})" if isinstance(branch, (ast.BinOp, ast.BoolOp, ast.Compare)) else text)
                 return edit.done()
     return None
 

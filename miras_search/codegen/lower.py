@@ -11,7 +11,6 @@ import inspect
 import re
 import textwrap
 from dataclasses import dataclass, field
-from typing import Any
 
 from miras_search.choice import Choice
 from miras_search.codegen.dialect import TORCH

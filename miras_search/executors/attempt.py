@@ -21,49 +21,18 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any
 
 from miras_search import checkpoint, op
 from miras_search.candidate import Candidate
-from miras_search.choice import Frozen, variants
+from miras_search.choice import variants
+from miras_search.executors.job import STATUS, Event, Job, outcome
 from miras_search.ledger import Record, Status, now
 from miras_search.tasks import Task
 from miras_search.trial import Progress, Trainer, failed, finish
 
 LOCK_SECONDS = 30.0
 """How long to wait for a worker that has lost its driver to end; Ray ends them within about 5 s."""
-STATUS = "status.jsonl"
-
-
-class Job(Frozen):
-    """A trial as it is sent to a worker: values only.
-
-    `record` is its row as far as the driver knows it: key, candidate, task, seed, assignment. `task` is the spec;
-    `rungs` are tokens at which the trial is evaluated and waits for a decision; `timeout` is in seconds of an attempt.
-    """
-
-    record: Record
-    task: dict[str, Any]
-    budget: int
-    folder: str
-    cache: str | None = None
-    rungs: tuple[int, ...] = ()
-    timeout: float | None = None
-    threads: int = 1
-    plugins: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Of the trial."""
-        return self.record.key
-
-
-class Event(NamedTuple):
-    """What a slice led to. `record` is there at the end and at a rung (where it is that of a pruned trial)."""
-
-    kind: Literal["progress", "rung", "end"]
-    progress: Progress
-    record: Record | None = None
 
 
 class TimedOut(TimeoutError):
@@ -241,37 +210,3 @@ class Attempt:
 
     def _note(self, **line: Any) -> None:
         checkpoint.append(self.folder / STATUS, line, sync=True)
-
-
-def outcome(record: Record, history: list[dict[str, Any]]) -> Record | None:
-    """The row of a trial that is over by its status.jsonl, whether its worker said so or the driver; else None.
-
-    Args:
-        record: the row as far as the driver knows it.
-        history: lines of status.jsonl.
-    """
-    for line in reversed(history):
-        if line["event"] == "end":
-            return Record.model_validate(line["record"])
-        if line["event"] == "gone":
-            return lost(record, line["status"], line["cause"], history)
-    return None
-
-
-def lost(record: Record, status: Status, cause: str, history: list[dict[str, Any]]) -> Record:
-    """The row of a trial whose worker is gone: with the rungs that it had passed."""
-    rungs = {
-        line["rung"]: {"tokens": line["tokens"], "metrics": line["metrics"]} for line in history if "tokens" in line
-    }
-    passed = [rungs[i] for i in sorted(rungs)]
-    starts = sum(line["event"] == "start" for line in history)
-    return record.model_copy(
-        update={
-            "status": status,
-            "cause": cause,
-            "rungs": passed,
-            "tokens": passed[-1]["tokens"] if passed else 0,
-            "attempts": max(1, starts),
-            "time": now(),
-        }
-    )

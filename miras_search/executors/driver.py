@@ -15,7 +15,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from miras_search import checkpoint
-from miras_search.executors.attempt import STATUS, Event, Job, lost, outcome
+from miras_search.executors.job import STATUS, Event, Job, lost, outcome
 from miras_search.ledger import Record, Status
 from miras_search.outcomes import Outcome, outcomes
 from miras_search.progress import Best, Monitor, describe, duration

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -33,10 +33,11 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from miras_search.errors import RunError
-from miras_search.executors.attempt import Attempt, Event, Job
-from miras_search.executors.driver import Driver
+from miras_search.executors.job import Event, Job
 from miras_search.ledger import Record, Status
-from miras_search.trial import Progress
+
+if TYPE_CHECKING:  # torch comes with these: see `_Trainable`
+    from miras_search.executors.driver import Driver
 
 SLICE = 1.0
 """Seconds that a worker trains before it reports; Ctrl-C waits for the end of a slice."""
@@ -114,10 +115,15 @@ def _cluster(cpus: int, address: str | None) -> Iterator[None]:
 
 
 class _Trainable(tune.Trainable):  # type: ignore[misc]
-    """An actor that runs one attempt after another."""
+    """An actor that runs one attempt after another.
+
+    It imports torch in its first step, not on its way up: Tune gives the trial of an actor that is still starting to
+    the first one that is free, and throws the new one away. With a slow start, short trials would all run on one
+    worker.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._attempt = Attempt(Job.model_validate_json(config["job"]))
+        self._job, self._attempt = Job.model_validate_json(config["job"]), None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -125,6 +131,10 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
+        from miras_search.executors.attempt import Attempt
+
+        if self._attempt is None:
+            self._attempt = Attempt(self._job)
         event = self._attempt.step(SLICE)
         if event.kind == "end":
             self._attempt.close()
@@ -133,7 +143,8 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
         return {"kind": event.kind, "progress": progress, "record": record, "done": event.kind == "end"}
 
     def cleanup(self) -> None:
-        self._attempt.close()
+        if self._attempt is not None:
+            self._attempt.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the attempt writes its own."""
@@ -143,6 +154,8 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
 
 
 def _event(result: dict[str, Any]) -> Event:
+    from miras_search.trial import Progress
+
     record = Record.model_validate_json(result["record"]) if result["record"] else None
     return Event(result["kind"], Progress(*json.loads(result["progress"])), record)
 

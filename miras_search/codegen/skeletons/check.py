@@ -12,7 +12,6 @@ from miras_search.codegen.skeletons.recurrence import memory
 from miras_search.codegen.skeletons.slots import (
     CACHE,
     CHUNK,
-    CHUNKED,
     DECAY_FIRST,
     DECOUPLED,
     FEEDBACK,
@@ -34,9 +33,7 @@ from miras_search.codegen.skeletons.slots import (
 )
 
 
-def slow_memory(
-    q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]
-) -> Tensor:
+def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Tensor:
     """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
     batch, time, heads, _ = q.shape
     states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -106,7 +103,9 @@ def slow_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.stack(answers, 1)
 
 
-def check_inputs(batch: int, time: int, heads: int, dim: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def check_inputs(
+    batch: int, time: int, heads: int, dim: int
+) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Random q, k, v, gates and initial values in float64, all with gradients."""
     torch.manual_seed(0)
 

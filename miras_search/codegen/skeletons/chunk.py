@@ -212,9 +212,7 @@ def chunk_scan(
     return head(z.squeeze(-2), q, norm), new, new_momenta
 
 
-def open_chunk(
-    carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None
-) -> list[Tensor]:
+def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
     """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
 
     The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
@@ -240,7 +238,9 @@ def open_chunk(
         if READ == "lagged":
             scales = [retention_scale(s) for s in states]
             if opens is not None:
-                scales = [torch.where(opens[:, None, None, None], c, o) for c, o in zip(scales, rest[LAYERS:], strict=True)]
+                scales = [
+                    torch.where(opens[:, None, None, None], c, o) for c, o in zip(scales, rest[LAYERS:], strict=True)
+                ]
             out += scales
     return out
 

@@ -4,6 +4,8 @@ Shape legend: B batch, T time, E width, H heads, D = E / H.
 """
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,6 @@ from miras_search.codegen.skeletons.slots import (
     MU_START,
     NORM,
     OFFSET,
-    ONLINE,
     OUTPUT_GATE,
     QK_NORM,
     ROPE,
@@ -109,32 +110,34 @@ def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
     curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate. Both are 1 for an l2 bias on a matrix.
+    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
+    matrix.
     """
+    cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
     slope = 1.0
     if LAYERS > 1 or NORM or MIRROR:
-        draw = torch.Generator().manual_seed(0)
+        draw = torch.Generator("cpu").manual_seed(0)
         leaves = [s.detach().to("cpu", torch.float64).requires_grad_() for s in start]
         total = 0.0
         with torch.enable_grad():
             for _ in range(4):
-                key = torch.nn.functional.normalize(torch.randn(1, dim, generator=draw, dtype=torch.float64), dim=-1)
+                key = torch.nn.functional.normalize(torch.randn(1, dim, generator=draw, **cpu), dim=-1)
                 if MIRROR:
                     weights = [retention_psi(s) for s in leaves]
                 else:
                     weights = leaves
-                one = torch.ones(dim, dtype=torch.float64)
+                one = torch.ones(dim, **cpu)
                 answer = predict(weights, key, [one, 0.0 * one])[0]
-                rows = torch.eye(dim, dtype=torch.float64)
+                rows = torch.eye(dim, **cpu)
                 jacobian = torch.autograd.grad(answer, leaves, rows, is_grads_batched=True)
                 flat = torch.cat([j.flatten(1) for j in jacobian], 1)
                 total += float(torch.linalg.matrix_norm(flat @ flat.mT, 2))
         curvature = total / 4
     if not STATE_FREE:
-        draw = torch.Generator().manual_seed(1)
-        r = 1.2 * torch.randn(256, dim, generator=draw, dtype=torch.float64)
-        g = bias_phi(r, 0.0 * r, torch.full((256, 1), threshold_start(dim), dtype=torch.float64))
+        draw = torch.Generator("cpu").manual_seed(1)
+        r = 1.2 * torch.randn(256, dim, generator=draw, **cpu)
+        g = bias_phi(r, -r, torch.full((256, 1), threshold_start(dim), **cpu))
         slope = float(g.norm() / r.norm())
     return STEP / (curvature * slope)
 
@@ -150,7 +153,7 @@ def weight_shapes(dim: int) -> list[tuple[int, int]]:
     """`(out, in)` of the memory's weights for keys and values of this size."""
     sizes = [dim, *[EXPANSION * dim] * (LAYERS - 1), dim]
     extra = 1 if OFFSET else 0
-    return [(o, i + extra) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    return [(o, i + extra) for i, o in pairwise(sizes)]
 
 
 class Layer(nn.Module):
@@ -161,12 +164,17 @@ class Layer(nn.Module):
         heads: memories side by side; each has dimension E / heads. Default: dimension 64, or one head.
     """
 
+    step: Tensor
+    log_decay: Tensor
+
     def __init__(self, width: int, heads: int | None = None) -> None:
         super().__init__()
         heads = max(1, width // 64) if heads is None else heads
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
+        if NORM and dim == 1:
+            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         if CONV > 0:
@@ -177,9 +185,11 @@ class Layer(nn.Module):
             if DECOUPLED:
                 self.erase = nn.Linear(width, heads)
             if GATE == "scalar" and not CONSTANT_DECAY:
-                self.alpha = nn.Linear(width, heads)
+                self.alpha: nn.Module = nn.Linear(width, heads)
             if GATE == "channel" and not CONSTANT_DECAY:
-                self.alpha = nn.Sequential(nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width))
+                self.alpha = nn.Sequential(
+                    nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width)
+                )
             if MOMENTUM:
                 self.mu = nn.Linear(width, heads)
             if THRESHOLDED and not DELTA_FIXED:
@@ -204,7 +214,8 @@ class Layer(nn.Module):
         if CACHE:
             return
         if GATE != "none" and not CONSTANT_DECAY:
-            nn.init.constant_((self.alpha[1] if GATE == "channel" else self.alpha).bias, ALPHA_START)
+            last = list(self.alpha.modules())[-1]
+            nn.init.constant_(last.get_parameter("bias"), ALPHA_START)
         if STEP_GATED:
             nn.init.zeros_(self.eta.bias)
         if DECOUPLED:
@@ -225,7 +236,9 @@ class Layer(nn.Module):
         if LEARNED_START:
             found = {f"state_{i}": s for i, s in enumerate(self.start)}
         else:
-            found = {f"state_{i}": self.out.weight.new_zeros(self.heads, *s) for i, s in enumerate(weight_shapes(self.dim))}
+            found = {
+                f"state_{i}": self.out.weight.new_zeros(self.heads, *s) for i, s in enumerate(weight_shapes(self.dim))
+            }
         if NORM:
             found["norm_weight"], found["norm_bias"] = self.norm_weight, self.norm_bias
         return found
@@ -294,7 +307,7 @@ class Layer(nn.Module):
             taps = None if reset is None else age
             out_state["conv"] = next_history(u, history, taps, length)
             u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
-        q, k, v = u.unflatten(2, (3, self.heads, self.dim)).unbind(2)
+        q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         if QK_NORM:
             q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
@@ -316,6 +329,8 @@ class Layer(nn.Module):
         if OUTPUT_GATE:
             y = y * torch.nn.functional.silu(self.gate(x))
         y = self.out(y)
+        if valid is not None:
+            y = y * valid[..., None]
         if order is not None:
-            y = reorder(y * valid[..., None], torch.argsort(order, dim=1))
+            y = reorder(y, torch.argsort(order, dim=1))
         return y, out_state

@@ -55,7 +55,7 @@ def plan_layout(time: int, position: Tensor, reset: Tensor | None, valid: Tensor
     flags = torch.zeros(2, batch, slots + 1, dtype=torch.bool, device=device)
     flags[0].scatter_(1, spill, opening)
     flags[1].scatter_(1, spill, starts)
-    opens, fresh = flags[:, :, :slots].unflatten(2, (chunks, CHUNK)).any(3)
+    opens, fresh = flags[:, :, :slots].view(2, batch, chunks, CHUNK).any(3)
     last = (count[:, -1] - base[:, -1]) % CHUNK
     return Layout(chunks, source[:, :slots], filled[:, :slots], slot, opens, None if reset is None else fresh, last)
 

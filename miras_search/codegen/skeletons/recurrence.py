@@ -12,7 +12,8 @@ from torch import Tensor
 from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
 from miras_search.codegen.skeletons.layout import Layout, plan_layout, to_slots, to_tokens
 from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, DECOUPLED, LAYERS, MOMENTUM, READ, THRESHOLDED, TRITON
-from miras_search.codegen.skeletons.triton_linear import triton_linear, triton_takes
+from miras_search.codegen.skeletons.triton_linear import triton_linear
+from miras_search.codegen.skeletons.triton_paths import triton_takes
 
 
 def advance(
@@ -133,7 +134,7 @@ def memory(
         fits = triton_takes(q, k, v, state, reset, valid)
         if fits:
             return triton_linear(q, k, v, gates, initial, state)
-    batch, time, heads = k.shape[:3]
+    batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
@@ -142,7 +143,14 @@ def memory(
         position = state["position"]
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
-    tokens = [q, k, v, gates.get("log_alpha", torch.zeros_like(eta)), eta, gates["delta"] if THRESHOLDED else torch.ones_like(eta)]
+    tokens = [
+        q,
+        k,
+        v,
+        gates.get("log_alpha", torch.zeros_like(eta)),
+        eta,
+        gates["delta"] if THRESHOLDED else torch.ones_like(eta),
+    ]
     if MOMENTUM:
         tokens.append(gates["log_mu"])
     if DECOUPLED:
@@ -150,7 +158,7 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)
+    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     if CHUNKED:
         out["position"] = layout.position

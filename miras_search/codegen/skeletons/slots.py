@@ -85,4 +85,4 @@ def retention_feedback(s: Tensor) -> Tensor:
 
 def retention_initial(z: Tensor) -> Tensor:
     """The learned initial state from a standard normal."""
-    return z * z.shape[-1] ** -0.5
+    return z / torch.tensor(z.shape[-1], dtype=z.dtype).sqrt()

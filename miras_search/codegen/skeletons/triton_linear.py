@@ -1,5 +1,4 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# ruff: noqa: SIM108
 """Linear memory with identity mirror in Triton: gradients frozen for a chunk, any bias, forward and backward.
 
 Three roles. `state` walks over the chunks of a head and keeps the state at the start of each; `read` and `write` treat
@@ -226,9 +225,8 @@ if triton is not None:
         span = CHUNK if CHUNKED else 64
         return batch, time, heads, span, -(-time // span)
 
-    def linear_options(k: Tensor, v: Tensor, span: int, warps: int = 0) -> dict[str, object]:
+    def linear_options(k: Tensor, v: Tensor, span: int) -> dict[str, object]:
         """What the kernels take at compile time."""
-        size = k.shape[-1] * v.shape[-1]
         return {
             "K": k.shape[-1],
             "V": v.shape[-1],
@@ -236,7 +234,7 @@ if triton is not None:
             "ROWS": max(16, triton.next_power_of_2(span)),
             # float32 on tensor cores by three products of tf32, which keeps float32's accuracy.
             "PRECISION": "ieee" if torch.version.hip else "tf32x3",
-            "num_warps": warps or (8 if size > 64 * 64 else 4),
+            "num_warps": 8 if k.shape[-1] * v.shape[-1] > 64 * 64 else 4,
             "num_stages": 1,
             "enable_fp_fusion": True,
         }
@@ -257,24 +255,17 @@ if triton is not None:
         q, k, v, log_alpha, eta, delta, initial = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta, initial))
         sizes = (tuple(numbers), time, heads, chunks)
         options = linear_options(k, v, span)
-        linear_forward_state[(batch * heads,)](k, v, log_alpha, eta, delta, initial, starts, final, *sizes, **options)
-        linear_forward_read[(batch * heads * chunks,)](q, k, v, log_alpha, eta, delta, starts, y, *sizes, **options)
+        gates = (log_alpha, eta, delta)
+        with torch.cuda.device_of(q):  # Triton launches on the current device, whatever the tensors' is
+            linear_forward_state[(batch * heads,)](k, v, *gates, initial, starts, final, *sizes, **options)
+            linear_forward_read[(batch * heads * chunks,)](q, k, v, *gates, starts, y, *sizes, **options)
         return y, final, starts
 
-    def linear_shapes(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_alpha: Tensor,
-        eta: Tensor,
-        delta: Tensor,
-        initial: Tensor,
-        numbers: list[float],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def linear_shapes(q, k: Tensor, v: Tensor, log_alpha, eta, delta, initial: Tensor, numbers) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_forward`."""
         batch, _, heads, _, chunks = linear_sizes(k, v)
-        state = (v.shape[-1], k.shape[-1])
-        return v.new_empty(v.shape), initial.new_empty(initial.shape), initial.new_empty(batch, heads, chunks, *state)
+        starts = initial.new_empty(batch, heads, chunks, v.shape[-1], k.shape[-1])
+        return v.new_empty(v.shape), initial.new_empty(initial.shape), starts
 
     def linear_backward(
         q: Tensor,
@@ -291,43 +282,30 @@ if triton is not None:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gradients of all seven tensors of `linear_forward`."""
         batch, time, heads, span, chunks = linear_sizes(k, v)
-        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial = linear_gradient_shapes(
-            q, k, v, log_alpha, eta, delta, starts, dy, dfinal, dstarts, numbers
-        )
+        inputs = (q, k, v, log_alpha, eta, delta, starts, dy, dfinal)
+        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial = linear_gradient_shapes(*inputs)
         q, k, v, log_alpha, eta, delta = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta))
         dy, dfinal = dy.contiguous(), dfinal.contiguous()
-        dk_read, dg = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v, dtype=torch.float32)
-        dl, deta_read = torch.empty_like(eta), torch.empty_like(eta)
-        dread, dnext = torch.empty_like(starts), torch.empty_like(starts)
+        dk_read, dg = (torch.empty_like(x, dtype=torch.float32) for x in (k, v))
+        dl, deta_read, dread, dnext = (torch.empty_like(x) for x in (eta, eta, starts, starts))
         sizes = (tuple(numbers), time, heads, chunks)
         options = linear_options(k, v, span)
         gates = (log_alpha, eta, delta, starts)
+        found = (dk, dv, dlog_alpha, deta, ddelta)
         parallel = (batch * heads * chunks,)
-        linear_backward_read[parallel](q, k, v, *gates, dy, dq, dk_read, dg, dl, deta_read, dread, *sizes, **options)
-        if dstarts is not None:
-            dread += dstarts
-        linear_backward_state[(batch * heads,)](k, v, *gates, dg, dread, dfinal, dnext, dinitial, *sizes, **options)
-        linear_backward_write[parallel](
-            k, v, *gates, dg, dk_read, dl, deta_read, dnext, dk, dv, dlog_alpha, deta, ddelta, *sizes, **options
-        )
+        with torch.cuda.device_of(q):
+            linear_backward_read[parallel](
+                q, k, v, *gates, dy, dq, dk_read, dg, dl, deta_read, dread, *sizes, **options
+            )
+            if dstarts is not None:
+                dread += dstarts
+            linear_backward_state[(batch * heads,)](k, v, *gates, dg, dread, dfinal, dnext, dinitial, *sizes, **options)
+            linear_backward_write[parallel](k, v, *gates, dg, dk_read, dl, deta_read, dnext, *found, *sizes, **options)
         return dq, dk, dv, dlog_alpha, deta, ddelta, dinitial
 
-    def linear_gradient_shapes(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_alpha: Tensor,
-        eta: Tensor,
-        delta: Tensor,
-        starts: Tensor,
-        dy: Tensor,
-        dfinal: Tensor,
-        dstarts: Tensor | None,
-        numbers: list[float],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def linear_gradient_shapes(*inputs) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_backward`."""
-        dq, dk, dv, dlog_alpha, deta, ddelta = (x.new_empty(x.shape) for x in (q, k, v, log_alpha, eta, delta))
-        return dq, dk, dv, dlog_alpha, deta, ddelta, starts.new_empty(dfinal.shape)
+        return (*(x.new_empty(x.shape) for x in (*inputs[:6], inputs[8])),)
 
     def linear_setup(ctx, inputs, output) -> None:
         """Keep what the backward needs; the cotangents and errors are computed again."""
@@ -361,50 +339,6 @@ if triton is not None:
     LINEAR = linear_operator("linear", linear_forward, linear_shapes, linear_autograd)
 
 
-def triton_refusal(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> str:
-    """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
-    if triton is None:
-        return "triton is not installed"
-    interpreted = not isinstance(linear_forward_state, triton.JITFunction)
-    if not (q.is_cuda or interpreted):
-        return f"tensors are on {q.device.type}, not on a GPU"
-    if not q.dtype == k.dtype == v.dtype:
-        return f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}"
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"no kernel for {q.dtype}"
-    if interpreted and q.dtype == torch.bfloat16:
-        return "Triton's interpreter computes bfloat16 wrongly"
-    if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
-        return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
-    if k.shape[1] < 2:
-        return "one token is a step"
-    if reset is not None:
-        return "documents start inside the sequence (reset)"
-    if valid is not None:
-        return "the sequence has padding (valid)"
-    if CHUNKED:
-        inside = state is not None and bool(state["position"].any())
-        if inside:
-            return "the state is inside a chunk"
-    return ""
-
-
-# Calls by path: `triton`, or the reason why the torch path ran.
-PATHS = {"triton": 0}
-
-
-def triton_takes(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> bool:
-    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
-    path = triton_refusal(q, k, v, state, reset, valid) or "triton"
-    if not torch.compiler.is_compiling():
-        PATHS[path] = PATHS.get(path, 0) + 1
-    return path == "triton"
-
-
 def triton_linear(
     q: Tensor,
     k: Tensor,
@@ -414,8 +348,7 @@ def triton_linear(
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
-    batch, time = k.shape[:2]
-    start = initial["state_0"].expand(batch, -1, -1, -1) if state is None else state["state_0"]
+    start = initial["state_0"].expand(k.shape[0], -1, -1, -1) if state is None else state["state_0"]
     eta = gates["eta"].float()
     log_alpha = gates["log_alpha"].float() if "log_alpha" in gates else torch.zeros_like(eta)
     delta = gates["delta"].float() if THRESHOLDED else torch.ones_like(eta)
@@ -423,5 +356,5 @@ def triton_linear(
     out = {"state_0": final}
     if CHUNKED:
         out["frozen_0"] = starts[:, :, -1].clone()  # a view would keep all of them alive
-        out["position"] = torch.full((batch,), time % CHUNK, device=q.device)
+        out["position"] = torch.full(k.shape[:1], k.shape[1] % CHUNK, device=q.device)
     return y, out

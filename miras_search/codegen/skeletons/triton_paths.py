@@ -1,0 +1,62 @@
+# ruff: noqa: F401
+"""Which calls run in Triton, why the others do not, and how many did."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from miras_search.codegen.skeletons.slots import CHUNKED
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+if triton is not None:
+    from miras_search.codegen.skeletons.triton_slots import bias_phi_tile
+
+
+def triton_refusal(
+    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
+) -> str:
+    """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
+    if triton is None:
+        return "triton is not installed"
+    interpreted = not isinstance(bias_phi_tile, triton.JITFunction)
+    if not q.is_cuda and not interpreted:
+        return f"tensors are on {q.device.type}, not on a GPU"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no kernel for {q.dtype}"
+    if interpreted and q.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
+        return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
+    if k.shape[1] < 2:
+        return "one token is a step"
+    if reset is not None:
+        return "documents start inside the sequence (reset)"
+    if valid is not None:
+        return "the sequence has padding (valid)"
+    if CHUNKED:
+        inside = state is not None and bool(state["position"].any())
+        if inside:
+            return "the state is inside a chunk"
+    return ""
+
+
+# Calls by path: `triton`, or the reason why the torch path ran.
+PATHS = {"triton": 0}
+
+
+def triton_takes(
+    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
+) -> bool:
+    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
+    path = triton_refusal(q, k, v, state, reset, valid) or "triton"
+    if not torch.compiler.is_compiling():
+        PATHS[path] = PATHS.get(path, 0) + 1
+    return path == "triton"

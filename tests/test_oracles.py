@@ -1,0 +1,32 @@
+"""Named designs against implementations that share no code with ours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import CASES, compare
+from problems import fast, slow
+from tolerances import tolerance
+
+from miras_search import op
+from miras_search.named import NAMED
+
+pytest.importorskip("fla", reason="flash-linear-attention is for Linux: pip install 'miras-search[dev]'")
+
+
+def test_every_named_design_has_an_oracle() -> None:
+    assert set(CASES) == set(NAMED)
+
+
+@pytest.mark.parametrize("run", [fast, slow], ids=["fast", "reference"])
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name: str, run: object) -> None:
+    found = compare(CASES[name](), run)  # type: ignore[arg-type]
+    assert found.outputs <= tolerance("oracle"), found
+    assert found.gradients <= tolerance("oracle" if found.exact_gradients else "differences"), found
+
+
+def test_the_layer_of_retnet_decays_as_published() -> None:
+    layer = op.layer("retnet", 32, 4)
+    expected = torch.log1p(-(2.0 ** (-5.0 - torch.arange(4))))
+    assert torch.equal(layer.log_decay, expected)  # type: ignore[arg-type]
