@@ -67,6 +67,16 @@ def import_module(path: Path) -> ModuleType:
     return module
 
 
+def path_taken(design: Design) -> tuple[str, str]:
+    """Which path the calls of a design's module took in this process, `triton` or `torch`, and why not Triton."""
+    module = load(design.canonical())
+    counts: dict[str, int] | None = getattr(module, "PATHS", None)
+    if counts is None:
+        return "torch", "no Triton kernel for this design"
+    other = sorted(reason for reason, n in counts.items() if reason != "triton" and n)
+    return ("triton" if counts["triton"] else "torch"), "; ".join(other)
+
+
 @lru_cache(maxsize=256)
 def load(design: Design) -> ModuleType:
     """The emitted module of a design: `memory` (or `memory_cache`), `Layer`, `self_check`."""

@@ -94,6 +94,7 @@ def setup(design: Design, task: str, overrides: Sequence[str], tokens: int | Non
         "name": named.label(design) or design.fingerprint,
         "design": design.model_dump(mode="json"),
         "budget": {"tokens": tokens or 1},
+        "search": {"trials": 1},
     }
     if "=" in task or not task.strip():
         raise SpaceError(f"{task!r} is no task", hint="--task NAME, and its fields by --set task.FIELD=VALUE")

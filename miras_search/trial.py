@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from miras_search import checkpoint, model, named
+from miras_search import checkpoint, model, named, op
 from miras_search.candidate import Candidate, Optimiser
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
@@ -237,6 +237,7 @@ class Trainer:
 
     def record(self, status: Status = "ok", cause: str = "", metrics: dict[str, float] | None = None) -> Record:
         """What is known of the trial now, as a row of the ledger."""
+        path, reason = op.path_taken(self.candidate.design)
         return blank(self.candidate, self.task, self.asked, self.seed).model_copy(
             update={
                 "status": status,
@@ -248,8 +249,8 @@ class Trainer:
                 "steps": self.step,
                 "seconds": self.seconds,
                 "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
-                "path": str(getattr(self.model, "path", "torch")),
-                "path_reason": str(getattr(self.model, "path_reason", "")),
+                "path": path,
+                "path_reason": reason,
                 "hashes": dict(self.data.hashes),
             }
         )

@@ -13,6 +13,7 @@ from synthetic import record, write_run
 
 from miras_search import cli, named, sweep, terminal
 from miras_search.runs import RunFolder
+from miras_search.space import Space
 
 GOOD = """\
 design:
@@ -24,6 +25,8 @@ tasks: [{kind: mqar, batch: 4}]
 budget: {tokens: 640}
 search: {trials: 2}
 """
+WHOLE = Space.from_text(GOOD).to_yaml()
+"""As a run keeps it."""
 
 
 class Fails:
@@ -54,8 +57,8 @@ def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
-        ("{kind: lp, p: 3}", "{kind: hubre}", ["my.yaml:3:20", "hubre", "did you mean huber?", "^"]),
-        ("p: 3", "p: 0.5", ["my.yaml:3:23", "p of lp is 0.5, must be >= 1", "1.0 <= p <= 8.0"]),
+        ("{kind: lp, p: 3}", "{kind: hubre}", ["my.yaml:3:21", "hubre", "did you mean huber?", "^"]),
+        ("p: 3", "p: 0.5", ["my.yaml:3:28", "p of lp is 0.5, must be >= 1", "1.0 <= p <= 8.0"]),
         ("chunk: 16", "chnk: 16", ["my.yaml:5:", "unknown field chnk", "did you mean chunk?"]),
         ("  retention: none", "  retention: none\n  retention: l2", ["my.yaml:5:3", "stands twice", "line 4"]),
         ("[matrix, mlp]", "cache", ["my.yaml:1:1", "cache-algorithm", "use algorithm: nonparametric"]),
@@ -141,7 +144,7 @@ def test_a_start_that_is_no_candidate(fails: Fails, tmp_path: Path) -> None:
 
 
 def test_a_run_that_exists_is_left_alone(fails: Fails, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=GOOD)
+    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=WHOLE)
     (tmp_path / "my.yaml").write_text(GOOD)
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     text = fails("sweep", "my.yaml", "--name", "first", "--executor", "inline")
@@ -157,7 +160,7 @@ def test_a_run_that_exists_is_left_alone(fails: Fails, tmp_path: Path) -> None:
 
 def test_a_second_driver_is_told_who_the_first_is(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(GOOD)
-    run = RunFolder.create("runs/first", GOOD)
+    run = RunFolder.create("runs/first", WHOLE)
     with run.lock():
         text = fails("sweep", "--name", "first", "--resume", "--executor", "inline")
     assert f"is being driven by process {os.getpid()}" in text
@@ -166,7 +169,7 @@ def test_a_second_driver_is_told_who_the_first_is(fails: Fails, tmp_path: Path) 
 
 def test_a_folder_that_cannot_be_written(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(GOOD)
-    write_run(tmp_path / "kept", [record(named.get("yaad"), 0, 0, 0.5)], space=GOOD)
+    write_run(tmp_path / "kept", [record(named.get("yaad"), 0, 0, 0.5)], space=WHOLE)
     (tmp_path / "runs").write_text("a file")
     assert "runs/x: cannot be written: a part of its path is a file" in fails(
         "sweep", "my.yaml", "--name", "x", "--executor", "inline"
@@ -192,7 +195,7 @@ def test_a_folder_without_permission(fails: Fails, tmp_path: Path) -> None:
 
 
 def test_an_unknown_run(fails: Fails, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=GOOD)
+    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=WHOLE)
     for args in (
         ("status", "frist"),
         ("results", "frist"),
@@ -207,7 +210,7 @@ def test_an_unknown_run(fails: Fails, tmp_path: Path) -> None:
         assert "first" in text, text
     (tmp_path / "runs" / "empty").mkdir()
     assert "is no run" in fails("status", "empty")
-    RunFolder.create("runs/new", GOOD)
+    RunFolder.create("runs/new", WHOLE)
     assert "no trial has ended yet" in fails("train", "--from", "new", "ab")
     assert "has no finished trial yet" in fails("results", "new")
 
@@ -215,7 +218,7 @@ def test_an_unknown_run(fails: Fails, tmp_path: Path) -> None:
 def test_an_unknown_trial(fails: Fails, tmp_path: Path) -> None:
     rows = [record(named.get("yaad"), 0, seed, 0.5) for seed in range(3)]
     rows.append(record(named.get("yaad"), 1, 9, None, status="pruned", cause="x", metrics={}))
-    write_run(tmp_path / "runs" / "first", rows, space=GOOD)
+    write_run(tmp_path / "runs" / "first", rows, space=WHOLE)
     text = fails("train", "--from", "first", "zzz")
     assert "no trial has the key 'zzz'" in text
     assert rows[0].key in text
@@ -263,7 +266,7 @@ def test_a_design_with_a_mistake(fails: Fails, tmp_path: Path) -> None:
 
 
 def test_a_table_that_cannot_be_had(fails: Fails, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=GOOD)
+    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=WHOLE)
     assert "did you mean 'accuracy'?" in fails("results", "first", "--query", "acuracy > 0.5")
     assert "did you mean 'seconds'?" in fails("results", "first", "--columns", "key,secnds")
     assert "equality is `==`" in fails("results", "first", "--query", "seed = 0")
@@ -272,7 +275,7 @@ def test_a_table_that_cannot_be_had(fails: Fails, tmp_path: Path) -> None:
 
 
 def test_an_export_leaves_other_folders_alone(fails: Fails, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=GOOD)
+    write_run(tmp_path / "runs" / "first", [record(named.get("yaad"), 0, 0, 0.5)], space=WHOLE)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("dear")
     assert "exists already" in fails("export", "first", "-o", "letters")

@@ -37,6 +37,7 @@ from miras_search.executors.job import Event, Job
 from miras_search.ledger import Record, Status
 
 if TYPE_CHECKING:  # torch comes with these: see `_Trainable`
+    from miras_search.executors.attempt import Attempt
     from miras_search.executors.driver import Driver
 
 SLICE = 1.0
@@ -123,7 +124,8 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._job, self._attempt = Job.model_validate_json(config["job"]), None
+        self._job = Job.model_validate_json(config["job"])
+        self._attempt: Attempt | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()

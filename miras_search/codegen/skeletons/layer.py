@@ -260,7 +260,7 @@ class Layer(nn.Module):
                 if CONSTANT_DECAY:
                     log_alpha = log_alpha[..., None].expand(*x.shape[:2], self.heads, self.dim)
                 else:
-                    log_alpha = log_alpha.unflatten(2, (self.heads, self.dim))
+                    log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
             found["log_alpha"] = log_alpha
         if MOMENTUM:
             mu = self.mu(x)
