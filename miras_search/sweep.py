@@ -20,7 +20,7 @@ from typing import Literal
 from rich.console import Console
 
 from miras_search import op, plugin
-from miras_search.errors import MissingExtra, RunError
+from miras_search.errors import RunError
 from miras_search.executors.driver import INTERRUPTED, Driver, Summary
 from miras_search.runs import RunFolder
 from miras_search.search import Search
@@ -88,10 +88,9 @@ def run_sweep(
 
     Raises:
         RunError: if the run exists and `resume` is not given, does not exist and it is, was made from another space, is
-            driven by another process, or cannot be written.
+            driven by another process, or cannot be written; for `executor="ray"` without ray.
         TaskError: if a task's data cannot be read; nothing is written then.
         SpaceError: if the space cannot be searched as it says.
-        MissingExtra: for `executor="ray"` without ray.
         SweepInterrupted: after Ctrl-C.
     """
     console = console or Console(stderr=True)
@@ -153,6 +152,6 @@ def _same(stored: Space, given: Space | None, folder: Path) -> Space:
 
 def _ready_ray() -> None:
     if importlib.util.find_spec("ray") is None:
-        raise MissingExtra("ray", "ray")
+        raise RunError("ray is not installed", hint="pip install 'ray[tune]', or use --executor inline")
     for name, value in _QUIET_RAY.items():
         os.environ.setdefault(name, value)

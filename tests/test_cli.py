@@ -140,7 +140,7 @@ def test_validate(miras: Cli) -> None:
         "if bias is lp",
         "valid",
         "online-needs-delta-rule",
-        "24 trials",
+        "16 trials",
     ):
         assert part in text, part
     found = miras.json("validate", "quickstart", "--set", "bias=[l2]", "--set", "search.trials=6")

@@ -45,6 +45,7 @@ FAULTS = '''
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,8 @@ from miras_search import trial
 from miras_search.choice import register
 from miras_search.tasks import Mqar, Stream
 
-trial.CHECKPOINT_SECONDS = 0.0  # at every step, so that a kill finds one
+if "pytest" not in sys.modules:
+    trial.CHECKPOINT_SECONDS = 0.0  # at every step, so that a kill finds one
 
 
 class Faulty(Mqar):
@@ -217,6 +219,12 @@ def test_a_run_that_exists_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="needs a space"):
         sweep(tmp_path, None, "other")
     assert names(tmp_path) == {"run"}
+
+
+def test_without_ray_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"ray is not installed\n.*--executor inline"):
+        run_sweep(space(), "run", runs_dir=tmp_path, executor="ray")
 
 
 def test_missing_data_stop_a_sweep_before_it_begins(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
     """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
     batch, time, heads, _ = q.shape
     states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
-    momenta = [torch.zeros_like(s) for s in states]
+    if MOMENTUM:
+        momenta = [torch.zeros_like(s) for s in states]
     norm = [initial[n][:, None] for n in ("norm_weight", "norm_bias") if n in initial]
     ones = torch.ones(batch, heads, 1, 1, dtype=q.dtype)
     answers = []

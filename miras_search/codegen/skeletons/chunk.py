@@ -78,8 +78,8 @@ def write_strengths(
     """How much of the write of token i is in the state at token t.
 
     Returns:
-        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t `[B, H, C]`, and
-        both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
+        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t
+        `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
     """
     l = log_alpha.cumsum(-1)
     decay = lower_decay(l, l)
@@ -122,13 +122,14 @@ def chunk_dual(
         return head(z, q, norm), new, momenta
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
     total = log_alpha.sum(-1)[..., None, None].exp()
-    held = log_alpha.cumsum(-1).exp()[..., None]
     new, new_momenta = [], []
-    z = q
+    if READ != "stale":
+        held = log_alpha.cumsum(-1).exp()[..., None]
+        z = q
     for i in range(LAYERS):
         if READ != "stale":
-            if i:
-                z = memory_activate(z)
+            if LAYERS > 1:
+                z = memory_activate(z) if i else z
             x = with_one(z)
             z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
             if MOMENTUM:
@@ -168,7 +169,8 @@ def chunk_scan(
     xs, gs = gradient(frozen, k, v, delta, norm)
     alpha = log_alpha.exp()
     new, new_momenta = [], []
-    z = q.unsqueeze(-2)
+    if READ != "stale":
+        z = q.unsqueeze(-2)
     for i in range(LAYERS):
         state = states[i]
         if GATE == "channel":
@@ -178,7 +180,8 @@ def chunk_scan(
         g = gs[i] * eta[..., None]
         if MOMENTUM:
             momentum = momenta[i]
-        path = []
+        if READ != "stale":
+            path = []
         for t in range(q.shape[-2]):
             write = -g[..., t, :, None] * xs[i][..., t, None, :]
             if MOMENTUM:
@@ -194,7 +197,8 @@ def chunk_scan(
                 state = kept[..., t, :, :] * before + write
             else:
                 state = kept[..., t, :, :] * state + write
-            path.append(state)
+            if READ != "stale":
+                path.append(state)
         new.append(state)
         if MOMENTUM:
             new_momenta.append(momentum)
@@ -204,8 +208,8 @@ def chunk_scan(
                 weights = weights * scales[i].unsqueeze(2)
             elif MIRROR:
                 weights = retention_psi(weights)
-            if i:
-                z = memory_activate(z)
+            if LAYERS > 1:
+                z = memory_activate(z) if i else z
             z = with_one(z) @ weights.mT
     if READ == "stale":
         return predict(frozen, q, norm), new, new_momenta
@@ -217,17 +221,18 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
 
     The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
     """
-    states, rest = carry[:LAYERS], carry[LAYERS:]
+    states = carry[:LAYERS]
     if fresh is not None:
         mask = fresh[:, None, None, None]
         states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
     out = list(states)
     if MOMENTUM:
-        momenta, rest = rest[:LAYERS], rest[LAYERS:]
+        momenta = carry[LAYERS : 2 * LAYERS]
         if fresh is not None:
             momenta = [torch.where(fresh[:, None, None, None], 0.0, m) for m in momenta]
         out += momenta
     if CHUNKED:
+        rest = carry[len(out) :]
         if MIRROR:
             frozen = [retention_psi(s) for s in states]
         else:

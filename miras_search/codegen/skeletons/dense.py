@@ -52,10 +52,11 @@ def gradient(
         x: the inputs of the layers, and g: the cotangents at their outputs.
     """
     x = [with_one(k)]
-    z = []
-    for w in weights[:-1]:
-        z.append(x[-1] @ w.mT)
-        x.append(with_one(memory_activate(z[-1])))
+    if LAYERS > 1:
+        z = []
+        for w in weights[:-1]:
+            z.append(x[-1] @ w.mT)
+            x.append(with_one(memory_activate(z[-1])))
     if STATE_FREE:
         g = [bias_phi(v, v, delta)]
     else:

@@ -113,7 +113,8 @@ def inner_step(start: list[Tensor], dim: int) -> float:
     cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
     matrix.
     """
-    cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
+    if LAYERS > 1 or NORM or MIRROR or not STATE_FREE:
+        cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
     slope = 1.0
     if LAYERS > 1 or NORM or MIRROR:
