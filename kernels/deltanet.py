@@ -189,7 +189,7 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
 
     The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
     """
-    states, rest = carry[:LAYERS], carry[LAYERS:]
+    states = carry[:LAYERS]
     if fresh is not None:
         mask = fresh[:, None, None, None]
         states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
@@ -518,7 +518,6 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
     """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
     batch, time, heads, _ = q.shape
     states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
-    momenta = [torch.zeros_like(s) for s in states]
     norm = [initial[n][:, None] for n in ("norm_weight", "norm_bias") if n in initial]
     ones = torch.ones(batch, heads, 1, 1, dtype=q.dtype)
     answers = []

@@ -229,8 +229,8 @@ def write_strengths(
     """How much of the write of token i is in the state at token t.
 
     Returns:
-        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t `[B, H, C]`, and
-        both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
+        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t
+        `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
     """
     l = log_alpha.cumsum(-1)
     decay = lower_decay(l, l)
@@ -256,12 +256,11 @@ def chunk_dual(
     xs, gs = gradient(frozen, k, v, delta, norm)
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
     total = log_alpha.sum(-1)[..., None, None].exp()
-    held = log_alpha.cumsum(-1).exp()[..., None]
     new, new_momenta = [], []
+    held = log_alpha.cumsum(-1).exp()[..., None]
     z = q
     for i in range(LAYERS):
-        if i:
-            z = memory_activate(z)
+        z = memory_activate(z) if i else z
         x = with_one(z)
         z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
         z = z * scales[i]
@@ -275,11 +274,12 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
 
     The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
     """
-    states, rest = carry[:LAYERS], carry[LAYERS:]
+    states = carry[:LAYERS]
     if fresh is not None:
         mask = fresh[:, None, None, None]
         states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
     out = list(states)
+    rest = carry[len(out) :]
     frozen = [retention_psi(s) for s in states]
     if opens is not None:
         frozen = [torch.where(opens[:, None, None, None], w, o) for w, o in zip(frozen, rest, strict=False)]
@@ -647,7 +647,6 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
     """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
     batch, time, heads, _ = q.shape
     states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
-    momenta = [torch.zeros_like(s) for s in states]
     norm = [initial[n][:, None] for n in ("norm_weight", "norm_bias") if n in initial]
     ones = torch.ones(batch, heads, 1, 1, dtype=q.dtype)
     answers = []

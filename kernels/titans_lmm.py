@@ -199,8 +199,8 @@ def write_strengths(
     """How much of the write of token i is in the state at token t.
 
     Returns:
-        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t `[B, H, C]`, and
-        both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
+        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t
+        `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
     """
     l = log_alpha.cumsum(-1)
     decay = lower_decay(l, l)
@@ -231,12 +231,11 @@ def chunk_dual(
     xs, gs = gradient(frozen, k, v, delta, norm)
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
     total = log_alpha.sum(-1)[..., None, None].exp()
-    held = log_alpha.cumsum(-1).exp()[..., None]
     new, new_momenta = [], []
+    held = log_alpha.cumsum(-1).exp()[..., None]
     z = q
     for i in range(LAYERS):
-        if i:
-            z = memory_activate(z)
+        z = memory_activate(z) if i else z
         x = with_one(z)
         z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
         assert carried is not None
@@ -256,15 +255,16 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
 
     The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
     """
-    states, rest = carry[:LAYERS], carry[LAYERS:]
+    states = carry[:LAYERS]
     if fresh is not None:
         mask = fresh[:, None, None, None]
         states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
     out = list(states)
-    momenta, rest = rest[:LAYERS], rest[LAYERS:]
+    momenta = carry[LAYERS : 2 * LAYERS]
     if fresh is not None:
         momenta = [torch.where(fresh[:, None, None, None], 0.0, m) for m in momenta]
     out += momenta
+    rest = carry[len(out) :]
     frozen = list(states)
     if opens is not None:
         frozen = [torch.where(opens[:, None, None, None], w, o) for w, o in zip(frozen, rest, strict=False)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -141,6 +141,12 @@ class Findings:
         return sum(failure.trials for failure in self.failures)
 
 
+def _tokens(budget: Mapping[str, Any]) -> list[int]:
+    """The budgets of a space: one number, or one a task."""
+    tokens = budget["tokens"]
+    return [int(n) for n in (tokens.values() if isinstance(tokens, Mapping) else [tokens])]
+
+
 def findings(frame: pd.DataFrame) -> Findings:
     """Everything of a table of `load_results`."""
     about: dict[str, Any] = frame.attrs.get("runs", {})
@@ -153,9 +159,9 @@ def findings(frame: pd.DataFrame) -> Findings:
     even = balanced(whole) if len(whole) else True
     runs = list(frame["run"].unique())
     titles = list(dict.fromkeys(str(p["name"]) for p in plain if p.get("name"))) or runs
-    searches = list(dict.fromkeys(str(p["search"]["sampler"]) for p in plain if isinstance(p.get("search"), dict)))
+    searches = list(dict.fromkeys(str(p["search"].get("sampler", "tpe")) for p in plain if isinstance(p.get("search"), dict)))
     seeds = sorted(int(s) for s in frame["seed"].dropna().unique())
-    budgets = sorted({int(p["budget"]["tokens"]) for p in plain if isinstance(p.get("budget"), dict)})
+    budgets = sorted({n for p in plain if isinstance(p.get("budget"), dict) for n in _tokens(p["budget"])})
     bad = frame[~frame["status"].isin(HARMLESS)]
     return Findings(
         runs=runs,

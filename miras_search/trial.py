@@ -215,8 +215,7 @@ class Trainer:
         if self.folder is None:
             return False
         found = checkpoint.read(self.folder, device=str(self.device))
-        mine = self._identity()
-        if found is not None and any(found.meta[name] != value for name, value in mine.items()):
+        if found is not None and any(found.meta[name] != value for name, value in self._identity().items()):
             found = None
         checkpoint.cut(self.folder / "steps.jsonl", found.meta["step"] if found else 0)
         if found is None:
