@@ -262,3 +262,9 @@ def test_what_cannot_be_written_or_read_is_said(folder: Path, tmp_path: Path) ->
 )
 def test_numbers_read_as_people_write_them(value: object, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_budget_may_differ_from_task_to_task(tmp_path: Path) -> None:
+    space = SPACE.replace("tokens: 200000", "tokens: {mqar: 200000, text: 100000}")
+    found = findings(load_results(write_run(tmp_path / "run", survey(seeds=1), space=space)))
+    assert found.budgets == [100_000, 200_000]
