@@ -159,7 +159,9 @@ def findings(frame: pd.DataFrame) -> Findings:
     even = balanced(whole) if len(whole) else True
     runs = list(frame["run"].unique())
     titles = list(dict.fromkeys(str(p["name"]) for p in plain if p.get("name"))) or runs
-    searches = list(dict.fromkeys(str(p["search"].get("sampler", "tpe")) for p in plain if isinstance(p.get("search"), dict)))
+    searches = list(
+        dict.fromkeys(str(p["search"].get("sampler", "tpe")) for p in plain if isinstance(p.get("search"), dict))
+    )
     seeds = sorted(int(s) for s in frame["seed"].dropna().unique())
     budgets = sorted({n for p in plain if isinstance(p.get("budget"), dict) for n in _tokens(p["budget"])})
     bad = frame[~frame["status"].isin(HARMLESS)]

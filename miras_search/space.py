@@ -195,7 +195,7 @@ class Space:
             raise DesignError(str(long))
         width, heads = (plain["backbone"].get(n, Backbone.model_fields[n].default) for n in ("width", "heads"))
         if self.match is not None and self.match.by == "width":
-            plain["backbone"]["width"] = heads  # any multiple will do: match replaces it
+            plain["backbone"]["width"] = 2 * heads  # any multiple will do: match replaces it
         elif width % heads:
             raise DesignError(f"heads-width: heads {heads} does not divide width {width}; use heads that do")
         backbone, optimiser = _build(Backbone, plain["backbone"]), _build(Optimiser, plain["optimiser"])

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from miras_search import checkpoint, model, named, op
-from miras_search.candidate import Candidate, Optimiser
+from miras_search.candidate import Candidate
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
+from miras_search.optimiser import adamw, rate
 from miras_search.tasks import IGNORE
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ Split = Literal["validation", "test"]
 POINTS = 200
 """Lines of a full trial's steps.jsonl."""
 CHECKPOINT_SECONDS = 30.0
-GATES = frozenset({"eta", "erase", "alpha", "mu", "delta"})
-"""Maps from the input to a memory's gates, by their names in the emitted layer."""
 
 
 class Progress(NamedTuple):
@@ -101,11 +99,13 @@ class Trainer:
         self.budget = self.steps * self.tokens_per_step
         torch.manual_seed(seed)
         self.model = model.build(candidate, self.data.vocab, seed=seed).to(self.device)
-        self.optimiser = _adamw(self.model, candidate.optimiser)
+        self.optimiser = adamw(self.model, candidate.optimiser)
         self.stream = self.data.train(seed)
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.rungs: list[dict[str, Any]] = []
         """Evaluations on the way, `{"tokens": ..., "metrics": {...}}`; kept in the checkpoint."""
+        self._called = False
+        self._taken: tuple[str, ...] = ("", "")
         self._every, self._saved_at = max(1, self.steps // POINTS), time.monotonic()
 
     @property
@@ -167,6 +167,7 @@ class Trainer:
         inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
         reset = None if batch.reset is None else batch.reset.to(self.device)
         logits: torch.Tensor = self.model(inputs, reset=reset)
+        self._called = True
         nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
         return nll.view_as(targets), logits.detach(), targets
 
@@ -203,6 +204,7 @@ class Trainer:
                 "stream": self.stream.state(),
                 "final": final,
                 "vocab": self.data.vocab,
+                "path": self._path(),
             },
         )
         self._saved_at = time.monotonic()
@@ -224,7 +226,12 @@ class Trainer:
         checkpoint.unpack(tensors, self.model, self.optimiser)
         self.stream.seek(meta["stream"])
         self.step, self.seconds, self.loss, self.rungs = meta["step"], meta["seconds"], meta["loss"], meta["rungs"]
+        self._taken = tuple(meta["path"])
         return True
+
+    def _path(self) -> tuple[str, ...]:
+        """Path and reason; the module counts its calls in this process, so before the first one the checkpoint's word."""
+        return op.path_taken(self.candidate.design) if self._called else self._taken
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -236,7 +243,7 @@ class Trainer:
 
     def record(self, status: Status = "ok", cause: str = "", metrics: dict[str, float] | None = None) -> Record:
         """What is known of the trial now, as a row of the ledger."""
-        path, reason = op.path_taken(self.candidate.design)
+        path, reason = self._path()
         return blank(self.candidate, self.task, self.asked, self.seed).model_copy(
             update={
                 "status": status,
@@ -357,15 +364,6 @@ def refuse(candidate: Candidate, task: Task) -> None:
         task.check_chunk(design.algorithm.chunk_)
 
 
-def rate(optimiser: Optimiser, step: int, steps: int) -> float:
-    """Learning rate of a step (from 0): linear to `lr` over the warm-up, then a cosine that ends at `final * lr`."""
-    warm = round(optimiser.warmup * steps)
-    if step < warm:
-        return optimiser.lr * (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm - 1)
-    return optimiser.lr * (optimiser.final + (1.0 - optimiser.final) * 0.5 * (1.0 + math.cos(math.pi * done)))
-
-
 def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Record:
     """A row of the ledger with what is known before training."""
     return Record(
@@ -387,13 +385,3 @@ def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Re
 def prepared(task: Task, cache: Path | None) -> TaskData:
     """The task's data; a process that runs many trials reads them once."""
     return task.prepare(cache)
-
-
-def _adamw(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """Decay acts on the matrices of linear maps and the embedding, but for gates and what says `no_weight_decay`."""
-    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": w} for w in (settings.weight_decay, 0.0)]
-    matrices = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    for name, p in module.named_parameters():
-        free = id(p) not in matrices or GATES & set(name.split(".")) or getattr(p, "no_weight_decay", False)
-        groups[bool(free)]["params"].append(p)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)

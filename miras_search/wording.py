@@ -204,7 +204,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
         ("trials", f"{done} of {found.trials} ok"),
         ("candidates", str(found.candidates)),
         ("tasks", ", ".join(found.tasks)),
-        ("seeds", ", ".join(map(str, found.seeds))),
+        ("seeds", f"{len(found.seeds)} ({', '.join(map(str, found.seeds))})"),
         ("tokens a trial", " or ".join(count_text(b) for b in found.budgets)),
         ("training time", _hours(found.hours)),
     ]

@@ -29,7 +29,7 @@ from miras_search.named import NAMED
 from miras_search.retention import Kl, L2Retention, Lq, NoRetention, Retention
 
 MANY = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 BLOCKS = [
     {"conv": 0},

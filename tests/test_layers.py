@@ -28,7 +28,7 @@ LAYERS = [
     ("reader", "schema"),
     ("space",),
     ("ledger",),
-    ("runs", "checkpoint"),
+    ("runs", "checkpoint", "optimiser"),
     ("trial",),
     ("outcomes", "inputs"),
     ("halving", "samplers", "progress"),
@@ -47,7 +47,7 @@ LAYERS = [
 ]
 """A file, or a folder, in the order of the import; those of one line do not import one another."""
 
-TORCH = {"reference", "codegen", "op", "model", "hf", "checkpoint", "trial"}
+TORCH = {"reference", "codegen", "op", "model", "hf", "checkpoint", "optimiser", "trial"}
 TORCH |= {"estimate", "executors", "sweep", "rerun", "export"}  # run trials or build models
 """The only ones that may import torch, by themselves or through another, when they are imported."""
 RAY = "executors.ray_tune"

@@ -70,7 +70,6 @@ def test_fold_leaves_what_is_decided_at_run_time() -> None:
 
 
 @pytest.mark.parametrize(("flag", "value"), [(True, 2), (False, 3)])
-@pytest.mark.xfail(strict=True, reason="fold takes the branch of such an elif out of its `if`")
 def test_fold_inside_a_run_time_if(flag: bool, value: int) -> None:
     """An elif that is decided, after an if that is not."""
     text = folded(

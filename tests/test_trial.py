@@ -20,8 +20,9 @@ from miras_search.algorithm import GradientDescent
 from miras_search.candidate import Backbone, Candidate, Optimiser
 from miras_search.checkpoint import lines
 from miras_search.ledger import Record, trial_key
+from miras_search.optimiser import rate
 from miras_search.tasks import Mqar
-from miras_search.trial import Progress, Trainer, rate, train
+from miras_search.trial import Progress, Trainer, train
 
 TASK = Mqar(pairs=2, rewrites=2, keys=8, values=8, gap=4, batch=4, validation=32, test=32)
 STEPS = 24
@@ -159,6 +160,16 @@ def test_a_killed_trial_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert 2 < seen[0] <= last + 2, "it started from a checkpoint"
     train(candidate(), TASK, budget, 0, folder=whole, report=lambda p: p.step < again.steps, threads=1)
     assert curve(killed) == curve(whole)
+
+
+def test_a_restored_trial_knows_its_path_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(candidate(), TASK, BUDGET, 0, folder=tmp_path, report=lambda p: p.step < 5, threads=1)
+    trainer = Trainer(candidate(), TASK, BUDGET, 0, tmp_path, 1)
+    assert trainer.record().path == ""
+    trainer.restore()
+    assert (trainer.record().path, trainer.record().path_reason) == trial.op.path_taken(candidate().design)
+    monkeypatch.setattr(trial.op, "path_taken", lambda design: ("torch", "other calls of this process"))
+    assert trainer.record().path_reason != "other calls of this process"
 
 
 def test_checkpoint_of_another_trial_is_not_used(tmp_path: Path) -> None:

@@ -103,6 +103,10 @@ def _fold_if(lines: list[str], node: ast.If, value: bool, alone: bool) -> str:
     indent = " " * node.col_offset
     body_end = node.body[-1].end_lineno
     assert body_end is not None
+    inside = lines[start].startswith(f"{indent}elif ")  # of an `if` that is decided at run time
+    if inside and value:
+        kept = [f"{indent}else:", *lines[_after_header(lines, node) : body_end]]
+        return "\n".join(lines[:start] + kept + lines[end:])
     if value:
         kept = lines[_after_header(lines, node) : body_end]
     elif not node.orelse:
@@ -111,6 +115,8 @@ def _fold_if(lines: list[str], node: ast.If, value: bool, alone: bool) -> str:
         marker = body_end
         while not lines[marker].startswith((f"{indent}else:", f"{indent}elif ")):
             marker += 1
+        if inside:
+            return "\n".join(lines[:start] + lines[marker:])
         if lines[marker].startswith(f"{indent}elif "):
             kept = [f"{indent}if {lines[marker][len(indent) + 5 :]}", *lines[marker + 1 : end]]
             return "\n".join(lines[:start] + kept + lines[end:])

@@ -1,7 +1,7 @@
 """The golden modules in `kernels/`: one a named design, compared byte for byte with what the generator emits.
 
-    python -m miras_search.codegen.golden            write them
-    python -m miras_search.codegen.golden --check    list those that differ; exit 1 if any does
+python -m miras_search.codegen.golden            write them
+python -m miras_search.codegen.golden --check    list those that differ; exit 1 if any does
 """
 
 from __future__ import annotations
