@@ -69,26 +69,43 @@ def test_fold_leaves_what_is_decided_at_run_time() -> None:
     assert static(ast.parse("A and b", mode="eval").body, {"A": False}) is None
 
 
-@pytest.mark.parametrize(("flag", "value"), [(True, 2), (False, 3)])
-def test_fold_inside_a_run_time_if(flag: bool, value: int) -> None:
-    """An elif that is decided, after an if that is not."""
+@pytest.mark.parametrize(("a", "b", "value"), [(1, 0, 2), (0, 1, 3), (0, 0, 4), (1, 1, 2)])
+def test_fold_inside_a_run_time_if(a: int, b: int, value: int) -> None:
+    """An elif that is decided, after an if that is not; also where nothing or another run-time test is left."""
     text = folded(
         """
-        def f(x):
+        def f(x, y=False):
+            z = 0
             if x:
-                y = 1
-            elif FLAG:
-                y = 2
+                z = 1
+            elif A:
+                # of A
+                z = 2
+            elif B:
+                z = 3
             else:
-                y = 3
-            return y
+                z = 4
+            if x:
+                z = z + 10
+            elif A:
+                z = z + 20
+            if x:
+                z = z + 100
+            elif A:
+                z = z + 200
+            elif y:
+                z = z + 300
+            return z
         """,
-        FLAG=flag,
+        A=bool(a),
+        B=bool(b),
     )
     space: dict[str, Any] = {}
     exec(text, space)
-    assert "FLAG" not in text
-    assert (space["f"](True), space["f"](False)) == (1, value)
+    assert not any(word in text for word in ("elif A", "elif B", "if A"))
+    assert space["f"](True) == 111
+    assert space["f"](False) == value + 220 * a
+    assert space["f"](False, True) == value + (220 if a else 300)
 
 
 def test_fold_drops_what_a_return_makes_unreachable() -> None:

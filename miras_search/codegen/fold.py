@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 
@@ -56,9 +57,20 @@ def static(test: ast.expr, constants: Mapping[str, Any]) -> bool | None:
 
 def fold(source: str, constants: Mapping[str, Any]) -> str:
     """Decide all static `if`s (statements and expressions) and drop what a return makes unreachable."""
+    return _fold(source, tuple((name, constants[name]) for name in _names(source) if name in constants))
+
+
+@lru_cache(maxsize=4096)
+def _names(source: str) -> tuple[str, ...]:
+    """What a text mentions: only these constants can change how it folds, so that designs share most folds."""
+    return tuple(sorted({n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)}))
+
+
+@lru_cache(maxsize=4096)
+def _fold(source: str, given: tuple[tuple[str, Any], ...]) -> str:
+    constants = dict(given)
     while True:
-        tree = ast.parse(source)
-        new = _fold_once(source, tree, constants)
+        new = _fold_once(source, ast.parse(source), constants)
         if new is None:
             return source
         source = new
@@ -103,10 +115,6 @@ def _fold_if(lines: list[str], node: ast.If, value: bool, alone: bool) -> str:
     indent = " " * node.col_offset
     body_end = node.body[-1].end_lineno
     assert body_end is not None
-    inside = lines[start].startswith(f"{indent}elif ")  # of an `if` that is decided at run time
-    if inside and value:
-        kept = [f"{indent}else:", *lines[_after_header(lines, node) : body_end]]
-        return "\n".join(lines[:start] + kept + lines[end:])
     if value:
         kept = lines[_after_header(lines, node) : body_end]
     elif not node.orelse:
@@ -115,14 +123,16 @@ def _fold_if(lines: list[str], node: ast.If, value: bool, alone: bool) -> str:
         marker = body_end
         while not lines[marker].startswith((f"{indent}else:", f"{indent}elif ")):
             marker += 1
-        if inside:
-            return "\n".join(lines[:start] + lines[marker:])
         if lines[marker].startswith(f"{indent}elif "):
-            kept = [f"{indent}if {lines[marker][len(indent) + 5 :]}", *lines[marker + 1 : end]]
+            word = "elif" if lines[start].startswith(f"{indent}elif ") else "if"
+            kept = [f"{indent}{word} {lines[marker][len(indent) + 5 :]}", *lines[marker + 1 : end]]
             return "\n".join(lines[:start] + kept + lines[end:])
         kept = lines[marker + 1 : end]
+    if lines[start].startswith(f"{indent}elif ") and kept:
+        # What is left of an `elif` after an `if` of run time: its `else`.
+        return "\n".join([*lines[:start], f"{indent}else:", *kept, *lines[end:]])
     kept = [line[4:] if line.startswith(indent + "    ") else line for line in kept]
-    if not kept and alone:
+    if not kept and alone and not lines[start].startswith(f"{indent}elif "):
         kept = [f"{indent}pass"]
     return "\n".join(lines[:start] + kept + lines[end:])
 
