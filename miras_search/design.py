@@ -116,6 +116,12 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"layers{' with an offset' if memory.offset_ else ''}",
             "use gate: scalar, or at most two layers without offset",
         )
+    if retention.klass == "multiplicative":
+        refuse(
+            "multiplicative-has-no-path",
+            f"retention {retention.kind} is multiplicative, and no path runs such updates yet",
+            "use a retention of class dual or feedback",
+        )
     if retention.klass != "dual" and algorithm.momentum:
         refuse(
             "momentum-needs-dual",

@@ -20,6 +20,14 @@ from miras_search.design import Design
 State = dict[str, Tensor]
 
 
+def _pair(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Two operands of which one may be a number, as tensors of one type."""
+    like = a if isinstance(a, Tensor) else b
+    return torch.as_tensor(a, dtype=like.dtype, device=like.device), torch.as_tensor(
+        b, dtype=like.dtype, device=like.device
+    )
+
+
 class Xp:
     """The dialect of the formulas, as torch functions of any dtype."""
 
@@ -31,12 +39,12 @@ class Xp:
         return x**p
 
     @staticmethod
-    def minimum(a: Any, b: Tensor) -> Tensor:
-        return torch.minimum(torch.as_tensor(a, dtype=b.dtype, device=b.device), b)
+    def minimum(a: Any, b: Any) -> Tensor:
+        return torch.minimum(*_pair(a, b))
 
     @staticmethod
-    def maximum(a: Any, b: Tensor) -> Tensor:
-        return torch.maximum(torch.as_tensor(a, dtype=b.dtype, device=b.device), b)
+    def maximum(a: Any, b: Any) -> Tensor:
+        return torch.maximum(*_pair(a, b))
 
     @staticmethod
     def row_sum(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import ast
 import inspect
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from miras_search.choice import Choice
@@ -47,6 +48,7 @@ def lower(
     if name in out.functions:
         return out
     source = textwrap.dedent(inspect.getsource(getattr(type(choice), method)))
+    _closed(choice, source)
     source = fold(_constants(choice, source, out), {})
     tree = ast.parse(source)
     definition = tree.body[0]
@@ -111,26 +113,40 @@ def _spell(choice: Choice, source: str, spelling: dict[str, str], out: Lowered, 
                     hint=f"use one of: {', '.join(spelling)}",
                 )
             else:
-                edit.replace(call, _call(spelling, word, arguments))
+                edit.replace(call, _call(spelling, word, arguments, out.numbers))
         source = edit.done()
 
 
-def _call(spelling: dict[str, str], word: str, arguments: list[str]) -> str:
-    if word in ("minimum", "maximum") and spelling is TORCH and _is_number(arguments[0]):
-        bound = "max" if word == "minimum" else "min"
-        return f"torch.clamp({arguments[1]}, {bound}={arguments[0]})"
+def _call(spelling: dict[str, str], word: str, arguments: list[str], constants: Mapping[str, float]) -> str:
+    if word in ("minimum", "maximum") and spelling is TORCH:
+        for number, tensor in (arguments, arguments[::-1]):
+            if _is_number(number, constants):
+                return f"torch.clamp({tensor}, {'max' if word == 'minimum' else 'min'}={number})"
     if word in ("row_size", "total_size") and not arguments[0].isidentifier():
         arguments = [f"({arguments[0]})"]
     text = spelling[word].format(*arguments)
     return re.sub(r"(?<![\w)\]])\(([\w.]+)\)", r"\1", text) if word == "power" else text
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
+def _is_number(text: str, constants: Mapping[str, float]) -> bool:
+    """Whether an argument is made of literals and lifted numbers alone; torch.minimum wants tensors."""
+    nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    if any(isinstance(n, (ast.Call, ast.Attribute, ast.Subscript)) for n in nodes):
         return False
-    return True
+    return all(n.id in constants for n in nodes if isinstance(n, ast.Name))
+
+
+def _closed(choice: Choice, source: str) -> None:
+    """Refuse what the dialect's spellings could not carry over: `**` and keyword arguments."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            raise DesignError(
+                f"formula {type(choice).__name__} uses **", hint="use xp.power(x, p), for x > 0, or x * x"
+            )
+        if isinstance(node, ast.Call) and node.keywords:
+            raise DesignError(
+                f"formula {type(choice).__name__} passes {node.keywords[0].arg}= by name", hint="pass it by position"
+            )
 
 
 def _owner(call: ast.Call) -> str:
