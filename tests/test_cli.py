@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from miras_search import cli, named, terminal
+from miras_search import cli, named
+from miras_search.cli import terminal
 from miras_search.ledger import Ledger
 from miras_search.runs import RunFolder
-from miras_search.schema import json_schema
-from miras_search.shipped import shipped
+from miras_search.space.schema import json_schema
+from miras_search.space.shipped import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "designs", "tasks", "emit", "train", "sweep", "status", "results", "report", "export")
@@ -98,7 +99,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     script = f"""
 import sys, time
 from miras_search.cli import app
-from miras_search.terminal import run
+from miras_search.cli.terminal import run
 for args in (["--help"], *([verb, "--help"] for verb in {VERBS!r})):
     assert run(app, args) == 0
 heavy = {{"torch", "ray", "pandas", "numpy", "optuna", "transformers", "matplotlib"}} & set(sys.modules)
@@ -115,7 +116,7 @@ def test_looking_needs_no_torch(place: Path) -> None:
     script = """
 import sys
 from miras_search.cli import app
-from miras_search.terminal import run
+from miras_search.cli.terminal import run
 for args in (["validate", "quickstart"], ["designs"], ["tasks"], ["schema"], ["emit", "yaad"], ["emit", "tiny:"],
              ["status", "tiny"], ["results", "tiny"]):
     run(app, args)
@@ -237,7 +238,7 @@ def test_dry_run_writes_nothing(miras: Cli, here: Path) -> None:
 
 
 def test_dry_run_halves(miras: Cli, here: Path) -> None:
-    from miras_search.estimate import _share
+    from miras_search.sweep.estimate import _share
 
     assert _share([0.5], 0.5) == pytest.approx(0.75)
     assert _share([0.25, 0.5], 0.5) == pytest.approx(0.25 + 0.125 + 0.125)
@@ -265,13 +266,13 @@ def test_train_and_keep(miras: Cli, here: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_train_takes_its_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    from miras_search import rerun
+    from miras_search.sweep import single
 
-    what = rerun.setup(named.get("yaad"), "text", [], None, 0)
+    what = single.setup(named.get("yaad"), "text", [], None, 0)
     assert what.budget == 400 * what.task.tokens_per_step
     assert what.candidate.design == named.get("yaad")
-    assert rerun.setup(named.get("yaad"), "mqar", ["budget.tokens=5e4"], None, 0).budget == 50_000
-    assert rerun.setup(named.get("yaad"), "mqar", [], 1, 0).budget == 1
+    assert single.setup(named.get("yaad"), "mqar", ["budget.tokens=5e4"], None, 0).budget == 50_000
+    assert single.setup(named.get("yaad"), "mqar", [], 1, 0).budget == 1
 
 
 def test_the_same_trial_again(miras: Cli, here: Path) -> None:
@@ -373,7 +374,7 @@ def test_export_with_a_sample(miras: Cli, here: Path, tmp_path: Path) -> None:
 
 
 def test_a_sample_cannot_steer_the_terminal() -> None:
-    from miras_search.tables import printable
+    from miras_search.cli.tables import printable
 
     assert printable("a\x1b[2Jb\x07\tc\n\r") == "a\ufffd[2Jb\ufffd\tc\n\ufffd"
 
@@ -411,7 +412,8 @@ def test_a_plugin_before_or_after_the_verb(miras: Cli, tmp_path: Path) -> None:
     )
     script = """
 import json, sys
-from miras_search import cli, terminal
+from miras_search import cli
+from miras_search.cli import terminal
 sys.exit(terminal.run(cli.app, json.loads(sys.argv[1])))
 """
     for args in (["--plugin", str(plug), "tasks"], ["tasks", "--plugin", str(plug)]):

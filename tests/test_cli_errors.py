@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from synthetic import record, write_run
 
-from miras_search import cli, named, sweep, terminal
+from miras_search import cli, named, sweep
+from miras_search.cli import terminal
 from miras_search.runs import RunFolder
 from miras_search.space import Space
 
@@ -296,7 +297,7 @@ def test_an_error_inside_is_short(fails: Fails, monkeypatch: pytest.MonkeyPatch,
         raise ZeroDivisionError("five\nlines")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("miras_search.inputs.tasks", broken)
+    monkeypatch.setattr("miras_search.cli.inputs.tasks", broken)
     text = fails("tasks", code=1)
     assert "inside miras-search: ZeroDivisionError: five" in text
     file = next(word for word in text.replace(";", " ").split() if word.endswith(".txt"))

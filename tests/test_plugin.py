@@ -10,8 +10,8 @@ import pytest
 from miras_search import candidate, choice, design, plugin
 from miras_search.choice import variants
 from miras_search.errors import DesignError, SpaceError
-from miras_search.schema import json_schema
 from miras_search.space import Space
+from miras_search.space.schema import json_schema
 
 LOG_COSH = '''\
 """A bias between l2 and l1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_all() -> None:
 def test_every_public_name_exists_and_is_documented(name: str) -> None:
     found = getattr(miras_search, name)
     assert (found.__doc__ or "").strip()
+
+
+def test_the_wheel_holds_every_package() -> None:
+    root = Path(__file__).resolve().parents[1]
+    folders = {str(p.parent.relative_to(root)).replace("/", ".") for p in (root / "miras_search").rglob("*.py")}
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert listed == sorted(folders | {"miras_search.spaces"})
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

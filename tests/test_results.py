@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 from synthetic import record, survey, write_run
 
-from miras_search import named, results
+from miras_search import named
 from miras_search.errors import DesignError, RunError
-from miras_search.results import DATA_DICTIONARY, design_of, load_results, load_steps, metrics_of, query, write_parquet
+from miras_search.results import (
+    DATA_DICTIONARY,
+    design_of,
+    frames,
+    load_results,
+    load_steps,
+    metrics_of,
+    query,
+    write_parquet,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def test_every_column_is_in_the_dictionary(frame: pd.DataFrame, folder: Path) ->
 
 
 def test_the_slow_way_gives_the_same(frame: pd.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "_arrow", lambda data: None)
+    monkeypatch.setattr(frames, "_arrow", lambda data: None)
     pd.testing.assert_frame_equal(frame, load_results(folder))
 
 

@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from miras_search import samplers
 from miras_search.candidate import Candidate
 from miras_search.errors import SpaceError
-from miras_search.halving import Rungs, survives
 from miras_search.ledger import Ledger, Record, Rung, Status, trial_key
-from miras_search.outcomes import Goal, Outcome, fronts, outcomes
-from miras_search.search import Search, Suggestion, suggest
+from miras_search.search import Search, Suggestion, samplers, suggest
+from miras_search.search.halving import Rungs, survives
+from miras_search.search.outcomes import Goal, Outcome, fronts, outcomes
 from miras_search.space import Space
 
 MIXED = """
@@ -158,18 +157,18 @@ def test_a_suggestion_depends_on_what_is_visible_alone() -> None:
     earlier, committed = [s.assignment for s, _ in done], [o for _, o in done]
     visible = Search(on).needs(16)
     assert visible == 14
-    first = suggest(on, 16, committed[:visible], earlier[:16])
+    first = Search(on).ask(16, committed[:visible], earlier[:16])
     assert first is not None
     assert first.how == "tpe"
     later = [Outcome(o.n, o.assignment, "ok", (99.0,)) for o in committed[visible:]]
     search = Search(on)
     search.ask(17, committed, earlier[:17])
     random.seed(1)
-    assert first == suggest(on, 16, committed[:visible], earlier[:16])
-    assert first == suggest(on, 16, committed[:visible] + later, earlier[:16])
+    assert first == Search(on).ask(16, committed[:visible], earlier[:16])
+    assert first == Search(on).ask(16, committed[:visible] + later, earlier[:16])
     assert first == search.ask(16, committed[: visible + 1], earlier[:16])
     other = [Outcome(o.n, o.assignment, "ok", tuple(-v for v in o.values or ())) for o in committed]
-    assert first != suggest(on, 16, other, earlier[:16]), "the results do matter"
+    assert first != Search(on).ask(16, other, earlier[:16]), "the results do matter"
     assert first != suggest(space(MIXED, "search.seed=1"), 16, committed, earlier[:16])
 
 

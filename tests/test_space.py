@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from miras_search import named
 from miras_search.candidate import Candidate
-from miras_search.counting import cases
 from miras_search.design import Design
-from miras_search.domain import Assignment, Axis, Grid, Middle
 from miras_search.errors import DesignError, MatchError, SpaceError
-from miras_search.schema import json_schema
-from miras_search.shipped import shipped
 from miras_search.space import Space, refusal_code
+from miras_search.space.counting import cases
+from miras_search.space.domain import Assignment, Axis, Grid, Middle
+from miras_search.space.schema import json_schema
+from miras_search.space.shipped import shipped
 
 DESIGN = "design: {memory: [matrix, mlp], bias: [l2, lp], retention: [none, l2], algorithm: gradient_descent}\n"
 REST = "tasks: [mqar]\nbudget: {tokens: 1e6}\n"
@@ -559,9 +559,9 @@ def test_the_schema_tells_what_fields_mean() -> None:
 def test_spaces_and_schema_need_no_torch_and_little_time() -> None:
     code = (
         "import sys, time; start = time.process_time()\n"
-        "import miras_search.space, miras_search.schema, miras_search.plugin\n"
+        "import miras_search.space, miras_search.space.schema, miras_search.plugin\n"
         "took = time.process_time() - start\n"
-        "miras_search.space.Space.load('quickstart').size(); miras_search.schema.json_schema()\n"
+        "miras_search.space.Space.load('quickstart').size(); miras_search.space.schema.json_schema()\n"
         "print([m for m in ('torch', 'numpy', 'ray', 'optuna', 'pandas') if m in sys.modules], took)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

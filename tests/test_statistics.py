@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_search.statistics import (
+from miras_search.results.statistics import (
     balanced,
     choice_effects,
     failure_rates,

@@ -18,10 +18,10 @@ from rich.console import Console
 from miras_search import plugin
 from miras_search.checkpoint import lines
 from miras_search.errors import RunError, TaskError
-from miras_search.executors.driver import Summary
 from miras_search.ledger import Ledger, Record
 from miras_search.space import Space
 from miras_search.sweep import SweepInterrupted, run_sweep
+from miras_search.sweep.driver import Summary
 
 TINY = """
 name: tiny

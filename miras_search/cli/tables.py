@@ -1,0 +1,369 @@
+"""What the command line prints, given what it prints: tables and sentences on stdout. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from miras_search.sweep.progress import duration, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from miras_search.cli.overview import Leader, Overview
+    from miras_search.design import Design
+    from miras_search.space import Space
+    from miras_search.sweep.driver import Summary
+    from miras_search.sweep.estimate import Estimate
+    from miras_search.sweep.single import Again
+
+PIPED = 1000
+"""Columns where stdout is no terminal: nothing is wrapped or cut."""
+ROWS = 50
+"""Rows of a table on a screen; the other formats have all."""
+_BETTER = {"max": "higher is better", "min": "lower is better"}
+
+
+def console() -> Console:
+    """Standard output, without markup: paths hold brackets."""
+    width = None if sys.stdout.isatty() else PIPED
+    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
+
+
+def heading(out: Console, text: str) -> None:
+    """A title with a blank line before it."""
+    out.print()
+    out.print(Text(text, style="bold"))
+
+
+def grid(out: Console, rows: Iterable[Sequence[str]], heads: Sequence[str] = (), right: Sequence[int] = ()) -> None:
+    """Columns without lines around them; trailing blanks are cut."""
+    rows = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, show_header=bool(heads), header_style="dim", padding=(0, 2, 0, 0))
+    for i in range(len(heads) or max(map(len, rows), default=0)):
+        table.add_column(heads[i] if heads else "", justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if out.is_terminal:
+        out.print(Padding(table, (0, 0, 0, 2)))
+        return
+    with out.capture() as capture:
+        out.print(Padding(table, (0, 0, 0, 2)))
+    out.print("\n".join(line.rstrip() for line in capture.get().splitlines()), soft_wrap=True)
+
+
+def space(space: Space) -> None:
+    """`validate`: axes, size, exclusions, tasks."""
+    out, size = console(), space.size()
+    out.print(
+        Text.assemble((space.name, "bold"), f": {space.description}" if space.description else ""), soft_wrap=True
+    )
+    axes = space.axes()
+    heading(out, f"{len(axes)} open parameter{'' if len(axes) == 1 else 's'}")
+    rows = []
+    for axis in axes:
+        shown, _, when = str(axis).partition("  if ")
+        rows.append((axis.path, shown.removeprefix(f"{axis.path}: "), f"if {when}" if when else ""))
+    grid(out, rows or [("none: the space is one candidate", "", "")])
+    heading(out, "size")
+    counted = "not counted" if size.valid is None else f"{size.valid:,}"
+    designs = "not counted" if size.valid_designs is None else f"{size.valid_designs:,}"
+    rows = [
+        ("designs", f"{size.designs:,} combinations", f"{designs} valid"),
+        ("candidates", f"{size.total:,} combinations", f"{counted} valid"),
+    ]
+    if size.partial:
+        rows.append(("", "", f"{size.partial:,} of the valid designs at some values of a range only"))
+    if size.continuous:
+        rows.append(("times", f"{len(size.continuous)} continuous", ", ".join(size.continuous)))
+    grid(out, rows)
+    if size.exclusions:
+        heading(out, "excluded, each under its first reason")
+        some = [f"{e.designs:,}" + (f" (+{e.partial:,} in part)" if e.partial else "") for e in size.exclusions]
+        grid(
+            out,
+            [(n, e.code, f"{e.message}; {e.remedy}") for n, e in zip(some, size.exclusions, strict=True)],
+            ("designs", "reason", "for example"),
+            right=(0,),
+        )
+    if size.unreachable:
+        heading(out, "in no valid design")
+        grid(out, [(path,) for path in size.unreachable])
+    heading(out, "trials")
+    grid(out, _plan(space))
+
+
+def _plan(space: Space) -> list[tuple[str, str]]:
+    tasks = [f"{t.name} ({t.kind}, {t.context} tokens a row, {space.budget.of(t.name):,} tokens)" for t in space.tasks]
+    rows = [("start with", ", ".join(space.start_with))] if space.start_with else []
+    rows += [("task" if len(tasks) == 1 else "tasks", ", ".join(tasks)), ("seeds", str(space.seeds))]
+    rows.append(("objectives", ", ".join(f"{o.metric} ({_BETTER[o.goal]})" for o in space.objectives)))
+    if space.match is not None:
+        what = f"{space.match.parameters:,} parameters within {space.match.tolerance:.0%}, by {space.match.by}"
+        rows.append(("match", what))
+    if space.halving is not None:
+        shown = ", ".join(f"{rung:g}" for rung in space.halving.rungs)
+        rows.append(("halving", f"the best {space.halving.keep:.0%} go on at {shown} of the budget"))
+    search = space.search
+    rows.append(
+        ("search", f"{search.sampler}, {search.trials} trials, {search.parallel} at a time, seed {search.seed}")
+    )
+    return rows
+
+
+def space_json(space: Space) -> dict[str, Any]:
+    """`validate --json`."""
+    size = space.size()
+    axes = [
+        {
+            "path": axis.path,
+            "kind": axis.kind,
+            "values": list(axis.values) or None,
+            "low": axis.low,
+            "high": axis.high,
+            "step": axis.step,
+            "count": axis.count,
+            "condition": dict(axis.condition),
+        }
+        for axis in space.axes()
+    ]
+    fields = ("total", "valid", "designs", "valid_designs", "partial")
+    return {
+        "name": space.name,
+        "axes": axes,
+        "size": {name: getattr(size, name) for name in fields}
+        | {"continuous": list(size.continuous), "unreachable": list(size.unreachable)},
+        "excluded": [exclusion._asdict() for exclusion in size.exclusions],
+        "rows_per_candidate": space.rows,
+        "digest": space.digest,
+        "space": space.plain(),
+    }
+
+
+def designs(entries: Sequence[Mapping[str, Any]]) -> None:
+    """`designs`: name, choices and recurrence, then where it is from and how faithful it is."""
+    out = console()
+    grid(
+        out,
+        [[e["name"], *(e[c] for c in ("memory", "bias", "retention", "algorithm")), e["fingerprint"]] for e in entries],
+        ("design", "memory", "bias", "retention", "algorithm", "fingerprint"),
+    )
+    for entry in entries:
+        heading(out, entry["name"])
+        for text in (entry["recurrence"], entry["paper"], entry["fidelity"]):
+            out.print(
+                Padding(Text(text), (0, 0, 0, 2)) if out.is_terminal else f"  {text}", soft_wrap=not out.is_terminal
+            )
+
+
+def design_json(name: str, design: Design, paper: str, fidelity: str, recurrence: str) -> dict[str, Any]:
+    """An entry of `designs`."""
+    kinds = {part: getattr(design, part).kind for part in ("memory", "bias", "retention", "algorithm")}
+    entry: dict[str, Any] = {"name": name, **kinds, "fingerprint": design.fingerprint, "recurrence": recurrence}
+    return entry | {"paper": paper, "fidelity": fidelity, "design": design.model_dump(mode="json")}
+
+
+def tasks(entries: Sequence[Mapping[str, Any]]) -> None:
+    """`tasks`: kind, metrics, fields with defaults."""
+    out = console()
+    for i, entry in enumerate(entries):
+        if i:
+            out.print()
+        out.print(Text.assemble((entry["kind"], "bold"), f"  {entry['summary']}"), soft_wrap=True)
+        metrics = [f"{m['name']} ({m['goal']}{', ' + m['unit'] if m['unit'] else ''})" for m in entry["metrics"]]
+        fields = [f"{name}: {'' if value is None else value}".rstrip() for name, value in entry["fields"].items()]
+        grid(out, [("metrics", ", ".join(metrics)), ("fields", ", ".join(fields))])
+
+
+def estimate(found: Estimate) -> None:
+    """`sweep --dry-run`."""
+    out = console()
+    rest = f", {found.done} are done" if found.done else ""
+    all_of_it = "; the space has no more" if found.exhausted else ""
+    slow = f"a trial {duration(found.spread[0])} to {duration(found.spread[1])}, {found.workers} at a time"
+    grid(
+        out,
+        [
+            ("trials", f"{found.trials} of {found.candidates} candidates{rest}{all_of_it}"),
+            ("time", f"about {duration(found.seconds)} ({slow})"),
+            ("memory", f"about {_bytes(found.memory_bytes)}"),
+            ("disk", f"about {_bytes(found.disk_bytes)}"),
+        ],
+    )
+    heading(out, "measured")
+    rows = [(p.design, p.task, f"{p.tokens_per_second:,.0f}", f"{p.flops_per_token:,}") for p in found.probes]
+    grid(out, rows, ("design", "task", "tokens/s", "FLOP/token"), right=(2, 3))
+    heading(out, "assumed")
+    grid(out, [(text,) for text in found.assumptions])
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def sweep(summary: Summary, leaders: Sequence[Leader], resume: str) -> None:
+    """The end of `sweep`: what came out, where it is, what to do next."""
+    out = console()
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    new = "" if summary.new == summary.rows else f" ({summary.new} of them now)"
+    done = Text.assemble(
+        (summary.name, "bold"), f": {summary.rows} trials{new} in {duration(summary.seconds)}: {counts}"
+    )
+    out.print(done, soft_wrap=True)
+    if summary.exhausted:
+        out.print("  every point of the space has been tried")
+    best(out, leaders)
+    failed(out, summary.causes)
+    heading(out, "where")
+    grid(out, [(str(summary.folder), "space, ledger (a line a trial), checkpoints, emitted source")])
+    name = summary.name
+    first = next((leader for leader in leaders if "." in leader.metric), None)
+    sort = f" --sort {'-' if first.goal == 'max' else ''}{first.metric.rpartition('.')[2]}" if first else ""
+    heading(out, "next")
+    rows = [
+        (f"miras-search results {name}{sort}", "all trials as a table"),
+        (f"miras-search report {name} -o {summary.folder}/report.html", "what won and how sure that is, as one page"),
+        (f"miras-search export {name} -o exported/{name}", "the best model as a Hugging Face folder"),
+    ]
+    if not summary.exhausted:
+        rows.append((f"{resume} --trials {2 * summary.rows}", "go on with more trials"))
+    grid(out, rows)
+
+
+def best(out: Console, leaders: Sequence[Leader]) -> None:
+    """The best by each objective."""
+    if not leaders:
+        return
+    heading(out, "best")
+    rows = [(b.metric, number(b.value), f"({_BETTER[b.goal]})", b.design, f"trial {b.key}") for b in leaders]
+    grid(out, rows, right=(1,))
+
+
+def failed(out: Console, causes: Mapping[str, int]) -> None:
+    """What failed and why, the most frequent first."""
+    if causes:
+        heading(out, "failed")
+        grid(out, [(str(count), cause) for cause, count in list(causes.items())[:10]], right=(0,))
+
+
+def status(found: Overview) -> None:
+    """`status`."""
+    out = console()
+    counts = ", ".join(f"{count} {status}" for status, count in found.counts.items()) or "none yet"
+    head = f"{found.state}, {found.rows} of {found.total} trials: {counts}"
+    out.print(Text.assemble((found.name, "bold"), f" ({found.folder}): {head}"), soft_wrap=True)
+    if found.driver is not None:
+        out.print(
+            "  driven by process {pid} on {host} since {since}".format(**{**_WHO, **found.driver}), soft_wrap=True
+        )
+    elif found.state == "stopped" and found.resume:
+        out.print(f"  go on with: {found.resume}", soft_wrap=True)
+    best(out, found.best)
+    if found.at_work:
+        heading(out, "at work" if found.driver else "left unfinished")
+        loss = [("" if t.loss is None else f"loss {t.loss:.3f}") for t in found.at_work]
+        grid(out, [(t.key, f"{t.tokens:,} tokens", x) for t, x in zip(found.at_work, loss, strict=True)], right=(1,))
+    failed(out, found.causes)
+
+
+_WHO = {"pid": "?", "host": "?", "since": "?"}
+
+
+def trial(record: Any) -> None:
+    """The end of `train`: one trial."""
+    out = console()
+    said = f"{record.label or record.fingerprint} on {record.task}, seed {record.seed}: {record.status}"
+    out.print(Text(said + (f", {record.cause}" if record.cause else ""), style="bold"), soft_wrap=True)
+    rows = [(name, number(value)) for name, value in record.metrics.items()]
+    rows += [
+        ("tokens", f"{record.tokens:,} in {record.steps:,} steps, {duration(record.seconds)}"),
+        ("speed", f"{record.tokens_per_second:,.0f} tokens/s ({record.path or 'nothing ran'})"),
+        ("parameters", f"{record.parameters:,}"),
+        ("state", f"{record.state_bytes:,} bytes a sequence"),
+    ]
+    grid(out, rows)
+
+
+def again(found: Again) -> None:
+    """The end of `train --from`: both sets of numbers, and whether they are equal."""
+    out = console()
+    what = "the same again" if found.equal else "NOT the same"
+    out.print(Text(f"trial {found.then.key}: {what}", style="bold green" if found.equal else "bold red"))
+    rows = [(r.name, _exact(r.then), _exact(r.now), "equal" if r.equal else "differs") for r in found.rows]
+    if found.then.status != found.now.status or not rows:
+        rows.append(("status", found.then.status, found.now.status, "differs"))
+    grid(out, rows, ("", "then", "now", ""))
+    if not found.equal and found.reasons:
+        heading(out, "what may explain it")
+        grid(out, [(reason,) for reason in found.reasons])
+
+
+def again_json(found: Again) -> dict[str, Any]:
+    """`train --from --json`."""
+    rows = [{"name": r.name, "then": r.then, "now": r.now, "equal": r.equal} for r in found.rows]
+    records = {"then": found.then.model_dump(mode="json"), "now": found.now.model_dump(mode="json")}
+    return {"equal": found.equal, "numbers": rows, "reasons": list(found.reasons), **records}
+
+
+def _exact(value: float | None) -> str:
+    return "none" if value is None else repr(value)
+
+
+def results(frame: pd.DataFrame) -> None:
+    """`results` as a table, numbers rounded; at most `ROWS` rows."""
+    out = console()
+    numeric = [i for i, name in enumerate(map(str, frame)) if frame[name].dtype.kind in "iuf"]
+    rows = [[_cell(value) for value in row] for row in frame.head(ROWS).itertuples(index=False)]
+    grid(out, rows, [*map(str, frame)], right=numeric)
+    if len(frame) > ROWS:
+        out.print(f"  and {len(frame) - ROWS} more; all of them with --format csv, json, markdown or parquet")
+
+
+def brief(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """What fits on a screen of a table of trials: the choices in one column, and no constants."""
+    choices = frame[["memory", "bias", "retention", "algorithm"]].agg("/".join, axis=1)
+    view = frame.assign(design=frame["label"].where(frame["label"] != "", choices))
+    runs = ["run"] if frame["run"].nunique() > 1 else []
+    known = [name for name in metrics if frame[name].notna().any()]
+    causes = ["cause"] if (frame["cause"] != "").any() else []
+    return view[[*runs, "key", "design", "task", "seed", "status", *causes, *known, "parameters", "seconds"]]
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value or str(value) in ("<NA>", "NaT"):
+        return ""
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def text(frame: pd.DataFrame, kind: str) -> str:
+    """A table as text: csv, json (a list of rows), markdown, or as on a screen."""
+    if kind == "csv":
+        return str(frame.to_csv(index=False))
+    if kind == "json":
+        return str(frame.to_json(orient="records", date_format="iso", indent=1)) + "\n"
+    return markdown(frame) + "\n"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    rows = [[_cell(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
+    heads = [*map(str, frame)]
+    rule = ["---:" if frame[name].dtype.kind in "iuf" else "---" for name in heads]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
+
+
+def printable(text: str) -> str:
+    """Text of a model, with what would steer a terminal made visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

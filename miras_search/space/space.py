@@ -1,0 +1,294 @@
+"""A search space: read from YAML, drawn from, counted. What is open becomes a flat assignment, and that a candidate.
+
+    space = Space.load("quickstart", overrides=["budget.tokens=1e5"])
+    assignment = space.draw(suggest)          {"memory": "mlp", "bias": "lp", "bias[1].lp.p": 2.5, "optimiser.lr": 0.01}
+    candidate = space.candidate(assignment)
+
+`docs/space.md` describes the YAML; `miras_search.space.domain` how parameters are named. A design of `start_with` is the
+assignment `{"design": "yaad-r", ...}` with the remaining axes at their first alternative or the middle of their range.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from miras_search import named
+from miras_search.candidate import Backbone, Candidate, Match, Optimiser, match
+from miras_search.design import Design, digest
+from miras_search.errors import DesignError, MirasError, SpaceError
+from miras_search.space.counting import Size, count_backbones, count_designs, options, too_long
+from miras_search.space.domain import Assignment, Axis, Domain, Grid, Middle, Replay, Struct, Suggest
+from miras_search.space.marks import Problems, Source, nearest
+from miras_search.space.reader import Reading, read_space
+from miras_search.space.settings import Budget, Halving, Objective, Search
+from miras_search.space.shipped import find, read_text
+from miras_search.tasks import Task
+
+_CODE = re.compile(r"([a-z][a-z0-9-]*): ")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, on what, for how long. Made by `load` and `from_text`.
+
+    `design`: a structure of the four choices and the block, or names of published designs. `match`: a size that every
+    candidate is brought to. `seeds`: how many each candidate is trained with. `timeout_s`: seconds a trial may take.
+    """
+
+    name: str
+    description: str
+    design: Domain
+    backbone: Domain
+    optimiser: Domain
+    start_with: tuple[str, ...]
+    match: Match | None
+    tasks: tuple[Task, ...]
+    budget: Budget
+    seeds: int
+    objectives: tuple[Objective, ...]
+    search: Search
+    halving: Halving | None
+    timeout_s: float | None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Space:
+        """Read a file, or a shipped space by its name.
+
+        Args:
+            path: `my/space.yaml`, or `quickstart`.
+            overrides: `PATH=VALUE` each, with a YAML value: `budget.tokens=1e5`, `tasks[0].pairs=4`, `bias[1].lp.p=3`.
+
+        Raises:
+            SpaceError: for anything that is wrong, with file:line:column, the line and a remedy; up to ten at once.
+        """
+        where = find(path)
+        return cls.from_text(read_text(where), str(where), overrides)
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "<text>", overrides: Sequence[str] = ()) -> Space:
+        """Read YAML.
+
+        Args:
+            text: the YAML.
+            source: what errors call it; its stem is the space's name where the text gives none.
+            overrides: as in `load`.
+
+        Raises:
+            SpaceError: likewise.
+        """
+        reading = read_space(Source(source, text), overrides)
+        space = cls(**reading.fields)
+        _check(space, reading)
+        return space
+
+    def axes(self) -> list[Axis]:
+        """All open parameters, each after those that it depends on."""
+        return [axis for path, domain in self._parts() for axis in domain.axes(path)]
+
+    def _parts(self) -> Iterator[tuple[str, Domain]]:
+        yield ("" if isinstance(self.design, Struct) else "design"), self.design
+        yield "backbone", self.backbone
+        yield "optimiser", self.optimiser
+
+    @property
+    def context(self) -> int:
+        """Tokens a row of the shortest task."""
+        return min(task.context for task in self.tasks)
+
+    @property
+    def rows(self) -> int:
+        """Ledger rows that one suggestion expands to: tasks x seeds."""
+        return len(self.tasks) * self.seeds
+
+    @cached_property
+    def _size(self) -> Size:
+        if isinstance(self.design, Struct):
+            size = count_designs(self.design, self.context)
+        else:
+            size = Size(n := self.design.points(), n, n, n)
+        backbones, whole = count_backbones(self.backbone)
+        if self.match is not None and self.match.by == "width":
+            whole = backbones
+        others = self.optimiser.points()
+        return replace(
+            size,
+            total=size.designs * backbones * others,
+            valid=None if size.valid_designs is None else size.valid_designs * whole * others,
+            continuous=tuple(axis.path for axis in self.axes() if axis.count is None),
+        )
+
+    def size(self) -> Size:
+        """Exact number of discrete points and of valid ones, what is excluded and why. `match` is not solved here."""
+        return self._size
+
+    def draw(self, suggest: Suggest) -> Assignment:
+        """Ask for everything that is open, define-by-run: only parameters that the draw has are asked for."""
+        out: Assignment = {}
+        for path, domain in self._parts():
+            domain.walk(path, suggest, out)
+        return out
+
+    def grid(self) -> Iterator[Assignment]:
+        """All points of a discrete space in a fixed order, those that are no models included.
+
+        Raises:
+            SpaceError: if a parameter is continuous.
+        """
+        grid = Grid()
+        while grid.more:
+            yield self.draw(grid)
+            grid.next()
+
+    def assignment_of(self, name: str) -> Assignment:
+        """A named design inside this space: the rest at its first alternative or the middle of its range.
+
+        Raises:
+            DesignError: if no design has that name.
+        """
+        named.get(name)
+        out: Assignment = {"design": name}
+        self.backbone.walk("backbone", Middle(), out)
+        self.optimiser.walk("optimiser", Middle(), out)
+        return out
+
+    def starts(self) -> list[Assignment]:
+        """The assignments of `start_with`, in its order."""
+        return [self.assignment_of(name) for name in self.start_with]
+
+    def candidate(self, assignment: Mapping[str, Any], vocab: int | None = None) -> Candidate:
+        """Build what an assignment describes, and bring it to the size of `match`.
+
+        Args:
+            assignment: from `draw`, `grid`, `starts` or a ledger.
+            vocab: tokens of the vocabulary, for `match`; by default the first task's.
+
+        Raises:
+            DesignError: if the choices do not go together; `refusal_code` gives the reason to count by.
+            MatchError: if the size cannot be reached.
+            SpaceError: if the assignment is not one of this space.
+        """
+        used: Assignment = {}
+        replay = Replay(assignment)
+        plain: dict[str, Any] = {}
+        for path, domain in self._parts():
+            part = path or "design"
+            if part == "design" and "design" in assignment:
+                plain[part] = used[part] = assignment[part]
+            else:
+                plain[part] = domain.walk(path, replay, used)
+        strange = sorted(set(assignment) - set(used))
+        if strange:
+            raise SpaceError(f"{strange[0]} is no parameter of this draw", hint=nearest(strange[0], used))
+        design = named.get(plain["design"]) if isinstance(plain["design"], str) else _build(Design, plain["design"])
+        long = too_long(design.memory, design.bias, design.retention, design.algorithm, self.context)
+        if long is not None:
+            raise DesignError(str(long))
+        width, heads = (plain["backbone"].get(n, Backbone.model_fields[n].default) for n in ("width", "heads"))
+        if self.match is not None and self.match.by == "width":
+            plain["backbone"]["width"] = 2 * heads  # any multiple will do: match replaces it
+        elif width % heads:
+            raise DesignError(f"heads-width: heads {heads} does not divide width {width}; use heads that do")
+        backbone, optimiser = _build(Backbone, plain["backbone"]), _build(Optimiser, plain["optimiser"])
+        candidate = Candidate(design=design, backbone=backbone, optimiser=optimiser)
+        if self.match is None:
+            return candidate
+        return match(candidate, self.match, self.tasks[0].vocab if vocab is None else vocab)[0]
+
+    def plain(self) -> dict[str, Any]:
+        """The space as plain data, overrides and defaults of the settings filled in."""
+        out: dict[str, Any] = {"name": self.name}
+        if self.description:
+            out["description"] = self.description
+        out["design"] = self.design.plain()
+        if self.start_with:
+            out["start_with"] = list(self.start_with)
+        for part in ("backbone", "optimiser"):
+            inner = getattr(self, part).plain()
+            if inner:
+                out[part] = inner
+        if self.match is not None:
+            out["match"] = self.match.model_dump(mode="json")
+        out["tasks"] = [task.model_dump(mode="json") for task in self.tasks]
+        out["budget"] = self.budget.model_dump(mode="json")
+        out["seeds"] = self.seeds
+        out["objectives"] = [objective.model_dump(mode="json") for objective in self.objectives]
+        out["search"] = self.search.model_dump(mode="json")
+        if self.halving is not None:
+            out["halving"] = self.halving.model_dump(mode="json")
+        if self.timeout_s is not None:
+            out["timeout_s"] = self.timeout_s
+        return out
+
+    def to_yaml(self) -> str:
+        """YAML that reads back as the same space."""
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = None
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+        yaml.width = 120
+        out = StringIO()
+        yaml.dump(self.plain(), out)
+        return out.getvalue()
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of all that decides which trials a run makes: not of name, number of trials or timeout."""
+        plain = self.plain()
+        for key in ("name", "description", "timeout_s"):
+            plain.pop(key, None)
+        plain["search"] = {k: v for k, v in plain["search"].items() if k != "trials"}
+        return digest(plain)
+
+
+def _check(space: Space, reading: Reading) -> None:
+    """What no single key shows: conflicts, and a space that excludes everything."""
+    keys, problems, size = reading.keys, Problems(), space.size()
+    solved = space.match.by if space.match is not None else ""
+    for struct in options(space.backbone):
+        if solved in struct.fields:
+            at = struct.fields[solved].mark
+            problems.add(at, f"{solved} is solved by match:", f"leave {solved} out, or match by: another field")
+    if space.search.sampler == "grid" and size.continuous:
+        at = keys["search"].at(("sampler",)).mark
+        what = f"sampler: grid, but {size.continuous[0]} is continuous"
+        problems.add(at, what, "give it a step:, or use sampler: random or tpe")
+    if size.valid_designs == 0:
+        first = size.exclusions[0]
+        reasons = ", ".join(f"{e.code} {e.designs:,}" for e in size.exclusions)
+        what = f"no design is left, all {size.designs:,} are refused: {reasons}"
+        problems.add(keys["design"].name_mark, what, f"{first.message}: {first.remedy}")
+    elif size.valid == 0:
+        node = keys["backbone"]
+        struct = options(space.backbone)[0]
+        values = {name: field.default for name, field in Backbone.model_fields.items()}
+        heads, width = ({**values, **struct.plain()}[name] for name in ("heads", "width"))
+        at = node.at(("heads",)).mark
+        problems.add(at, f"heads {heads} does not divide width {width}", "use heads that divide the width")
+    problems.check()
+
+
+def _build(model: Any, plain: Any) -> Any:
+    try:
+        return model.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        text = str(first.get("ctx", {}).get("error", first["msg"]))
+        if not _CODE.match(text):
+            where = ".".join(map(str, first["loc"]))
+            text = f"invalid-value: {where + ': ' if where else ''}{text}"
+        raise DesignError(text) from None
+
+
+def refusal_code(error: MirasError) -> str:
+    """The word under which a refused draw is counted: `lp-runs-away` of `lp-runs-away: ...`; else `match`, `design`."""
+    found = _CODE.match(error.message)
+    return found[1] if found else type(error).__name__.removesuffix("Error").lower()

@@ -1,0 +1,298 @@
+"""The driver of a sweep: deals trials to an executor, commits what comes back, shows it, and takes Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from miras_search import checkpoint
+from miras_search.ledger import Record, Status
+from miras_search.runs import RunFolder
+from miras_search.search import Rungs, Search
+from miras_search.search.outcomes import Outcome, outcomes
+from miras_search.space import Space
+from miras_search.sweep.job import STATUS, Event, Job, lost, outcome
+from miras_search.sweep.progress import Best, Monitor, describe, duration
+from miras_search.tasks import Task
+from miras_search.trial import Progress, blank
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep came to.
+
+    `rows` of the run, `new` in this session; `counts` by status; `causes` of what is neither ok nor pruned, most
+    frequent first; `exhausted`: every point of the space has been tried; `seconds` of this session.
+    """
+
+    name: str
+    folder: Path
+    rows: int
+    new: int
+    counts: dict[str, int]
+    causes: dict[str, int]
+    best: tuple[Best, ...]
+    exhausted: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        lines = [f"{self.name}: {self.rows} trials ({counts}), {self.new} new in {duration(self.seconds)}"]
+        lines += [f"best {best}, trial {best.key}" for best in self.best]
+        lines += [f"{count} x {cause}" for cause, count in self.causes.items()]
+        if self.exhausted:
+            lines.append("every point of the space has been tried")
+        return "\n  ".join(lines)
+
+
+class Driver:
+    """The driver of one session: deals jobs to an executor, commits what comes back. The only writer of the ledger.
+
+    Rows are dealt in the order suggestion, seed, task. A context manager, which shows progress and takes Ctrl-C while
+    it is open. All calls come from one thread.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        space: Space,
+        search: Search,
+        total: int,
+        console: Console,
+        cache: Path | None,
+        timeout: float | None,
+        threads: int,
+        plugins: tuple[str, ...],
+    ) -> None:
+        self.run, self.space, self.search, self.total, self.cache = run, space, search, total, cache
+        self.timeout, self.threads, self.plugins = timeout, threads, plugins
+        self.parallel = space.search.parallel
+        self.rows = run.ledger.rows()
+        self.exhausted = False
+        self.signals = 0
+        self._rungs = Rungs(space)
+        self._committed: list[Outcome] = outcomes(self.rows, space)
+        self._places: dict[int, dict[tuple[str, int], Record]] = {}
+        for row in self.rows:
+            self._places.setdefault(row.n, {}).setdefault((row.task, row.seed), row)
+        self._by_key = {row.key: row for row in self.rows}
+        self._earlier: list[Mapping[str, Any]] = []
+        self._queue: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._seen: dict[str, Record] = {}
+        self._before = len(self.rows)
+        self._monitor = Monitor(console, run.path.name, total, self.rows)
+        self._monitor.best = self.best()
+        self._told = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Ctrl-C was pressed."""
+        return self.signals > 0
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: all rows are dealt and committed."""
+        return self.finished and not self._jobs
+
+    @property
+    def finished(self) -> bool:
+        """All rows are dealt, or no candidate is left."""
+        return not self._queue and (self.exhausted or len(self._earlier) * self.space.rows >= self.total)
+
+    def next_job(self) -> Job | None:
+        """The next trial to run; None if all are dealt, or the next suggestion waits for results."""
+        while not self._queue and not self.finished:
+            if not self._deal():
+                return None
+        if not self._queue:
+            return None
+        job = self._queue.popleft()
+        self._jobs[job.key] = job
+        history = checkpoint.lines(Path(job.folder) / STATUS)
+        self._seen[job.key] = lost(job.record, "pruned", "", history)
+        self._monitor.started(job.record)
+        return job
+
+    def _deal(self) -> bool:
+        """Queue the rows of the next suggestion that are not in the ledger; False if it waits for results."""
+        n = len(self._earlier)
+        places = [(seed, task) for seed in range(self.space.seeds) for task in self.space.tasks]
+        places = places[: self.total - n * self.space.rows]
+        have = self._places.get(n, {})
+        seed, task = places[0]
+        rejected: dict[str, int] = {}
+        if (task.name, seed) in have:  # the first row of a suggestion has its counts: nothing to be asked for
+            assignment: Mapping[str, Any] = have[task.name, seed].assignment
+        else:
+            if len(self._committed) < self.search.needs(n):
+                return False
+            suggestion = self.search.ask(n, self._committed, self._earlier)
+            if suggestion is None:
+                self.exhausted = True
+                return True
+            assignment, rejected = suggestion.assignment, dict(suggestion.rejected)
+        self._earlier.append(assignment)
+        missing = [(seed, task) for seed, task in places if (task.name, seed) not in have]
+        if not missing:
+            return True
+        candidate = self.space.candidate(dict(assignment))
+        for seed, task in missing:
+            first = (seed, task) == places[0]
+            record = blank(candidate, task, self.space.budget.of(task.name), seed)
+            notes = {"n": n, "assignment": dict(assignment), "rejected": rejected if first else {}}
+            self._put(record.model_copy(update=notes), task)
+        return True
+
+    def _put(self, record: Record, task: Task) -> None:
+        same = self._by_key.get(record.key)
+        if same is not None:  # the same computation under another number: its result is taken over
+            mine = {name: getattr(record, name) for name in ("n", "assignment", "rejected")}
+            self._commit(same.model_copy(update=mine))
+            return
+        self._queue.append(
+            Job(
+                record=record,
+                task=task.model_dump(mode="json"),
+                budget=self.space.budget.of(task.name),
+                folder=str(self.run.trial(record.key).resolve()),
+                cache=str(self.cache) if self.cache else None,
+                rungs=self._rungs.tokens(task.name),
+                timeout=self.timeout,
+                threads=self.threads,
+                plugins=self.plugins,
+            )
+        )
+
+    def on_progress(self, key: str, progress: Progress) -> None:
+        """A running trial has come this far."""
+        self._monitor.advanced(key, progress)
+
+    def on_rung(self, key: str, event: Event) -> bool:
+        """Whether a trial goes on from its rung; if not, it is committed."""
+        record = event.record
+        assert record is not None
+        self._monitor.advanced(key, event.progress)
+        rung = len(record.rungs) - 1
+        others = self._rungs.reached([r for r in (*self.rows, *self._seen.values()) if r.key != key], record.task, rung)
+        own = self._rungs.values(record, rung)
+        self._seen[key] = record
+        if own is None or self._rungs.survives(record.task, rung, own, others):
+            return True
+        cause = f"not among the best {self.space.halving.keep:.0%} at rung {rung + 1}" if self.space.halving else ""
+        self._commit(record.model_copy(update={"cause": cause}))
+        checkpoint.remove(self.run.trial(key))
+        return False
+
+    def on_end(self, key: str, event: Event) -> None:
+        """Commit a trial that has ended."""
+        assert event.record is not None
+        self._commit(event.record)
+
+    def on_lost(self, key: str, cause: str) -> None:
+        """A worker is gone and another will try."""
+        if key in self._jobs:
+            checkpoint.append(self.run.trial(key) / STATUS, {"event": "lost", "cause": cause}, sync=True)
+            self._monitor.note(f"trial {key}: its worker was lost, trying again ({cause})")
+
+    def on_crash(self, key: str, status: Status, cause: str) -> None:
+        """Give a trial up: first in its own folder, so that nobody tries again, then in the ledger."""
+        job = self._jobs.get(key)
+        if job is None:
+            return
+        path = self.run.trial(key) / STATUS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        over = outcome(job.record, checkpoint.lines(path))
+        if over is None:
+            checkpoint.append(path, {"event": "gone", "status": status, "cause": cause}, sync=True)
+            over = lost(job.record, status, cause, checkpoint.lines(path))
+        self._commit(over)
+
+    def on_tick(self) -> None:
+        """Keep the display alive."""
+        if self.interrupted and not self._told:
+            self._told = True
+            self._monitor.note("stopping: trials at work write their checkpoints; Ctrl-C again stops at once")
+        self._monitor.tick()
+
+    def _commit(self, record: Record) -> None:
+        """Append a row, once a place."""
+        place = self._places.setdefault(record.n, {})
+        if (record.task, record.seed) in place:
+            return
+        self.run.ledger.append(record)
+        self.rows.append(record)
+        place[record.task, record.seed] = self._by_key[record.key] = record
+        self._jobs.pop(record.key, None)
+        self._seen.pop(record.key, None)
+        self._committed += outcomes(place.values(), self.space)
+        self._monitor.ended(record, self.best())
+
+    def best(self) -> list[Best]:
+        """The best suggestion by each objective."""
+        found = []
+        for i, objective in enumerate(self.space.objectives):
+            sign = 1.0 if objective.goal == "max" else -1.0
+            done = [(sign * o.values[i], -o.n, o) for o in self._committed if o.values is not None]
+            if done:
+                top = max(done, key=lambda entry: entry[:2])[2]
+                assert top.values is not None
+                row = next(iter(self._places[top.n].values()))
+                found.append(Best(objective.metric, objective.goal, top.values[i], top.n, describe(row), row.key))
+        return found
+
+    def summary(self) -> Summary:
+        """What the run has come to."""
+        failed = Counter(f"{r.status}: {r.cause}" for r in self.rows if r.status not in ("ok", "pruned"))
+        return Summary(
+            name=self.run.path.name,
+            folder=self.run.path,
+            rows=len(self.rows),
+            new=len(self.rows) - self._before,
+            counts=dict(Counter(row.status for row in self.rows).most_common()),
+            causes=dict(failed.most_common()),
+            best=tuple(self.best()),
+            exhausted=self.exhausted,
+            seconds=self._monitor.seconds,
+        )
+
+    def __enter__(self) -> Self:
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self._monitor)
+        self._open.enter_context(self._signals())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C asks to stop, the second ends the process. Only the main thread may have handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            self.signals += 1
+            if self.signals > 1:
+                self._monitor.console.show_cursor(True)
+                os._exit(INTERRUPTED)
+
+        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
