@@ -15,7 +15,7 @@ import pytest
 from miras_search.candidate import Candidate
 from miras_search.errors import SpaceError
 from miras_search.ledger import Ledger, Record, Rung, Status, trial_key
-from miras_search.search import Search, Suggestion, samplers, suggest
+from miras_search.search import Search, Suggestion, samplers
 from miras_search.search.halving import Rungs, survives
 from miras_search.search.outcomes import Goal, Outcome, fronts, outcomes
 from miras_search.space import Space
@@ -169,7 +169,7 @@ def test_a_suggestion_depends_on_what_is_visible_alone() -> None:
     assert first == search.ask(16, committed[: visible + 1], earlier[:16])
     other = [Outcome(o.n, o.assignment, "ok", tuple(-v for v in o.values or ())) for o in committed]
     assert first != Search(on).ask(16, other, earlier[:16]), "the results do matter"
-    assert first != suggest(space(MIXED, "search.seed=1"), 16, committed, earlier[:16])
+    assert first != Search(space(MIXED, "search.seed=1")).ask(16, committed, earlier[:16])
 
 
 def test_a_suggestion_is_the_same_in_another_process() -> None:
@@ -190,10 +190,10 @@ def test_too_few_results_or_the_wrong_number_of_suggestions_are_refused() -> Non
     done = run(on, 8)
     earlier, committed = [s.assignment for s, _ in done], [o for _, o in done]
     with pytest.raises(ValueError, match="suggestion 8 needs 6 committed and 8 earlier, not 5, 8"):
-        suggest(on, 8, committed[:5], earlier)
+        Search(on).ask(8, committed[:5], earlier)
     with pytest.raises(ValueError, match="needs 6 committed and 8 earlier, not 8, 7"):
-        suggest(on, 8, committed, earlier[:7])
-    assert suggest(space(MIXED, "search.sampler=random"), 8, [], earlier) is not None, "chance waits for nothing"
+        Search(on).ask(8, committed, earlier[:7])
+    assert Search(space(MIXED, "search.sampler=random")).ask(8, [], earlier) is not None, "chance waits for nothing"
 
 
 def test_starts_come_first_once_each() -> None:
@@ -238,7 +238,7 @@ def test_a_small_space_is_exhausted_without_a_repeat(sampler: str) -> None:
     assert len(found) == len(set(found)) == len(points)
     assert set(found) == points
     earlier, committed = [s.assignment for s, _ in done], [o for _, o in done]
-    assert suggest(on, len(done), committed, earlier) is None
+    assert Search(on).ask(len(done), committed, earlier) is None
 
 
 def test_what_chance_does_not_find_is_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_several_objectives() -> None:
 
     done = run(on, 20, judge)
     assert [s.how for s, _ in done][-3:] == ["tpe"] * 3
-    again = suggest(on, 19, [o for _, o in done], [s.assignment for s, _ in done][:19])
+    again = Search(on).ask(19, [o for _, o in done], [s.assignment for s, _ in done][:19])
     assert again == done[19][0]
 
 
