@@ -177,8 +177,9 @@ class Layer(nn.Module):
         if NORM and dim == 1:
             raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.conv = nn.Parameter(torch.rand(CONV, 3 * width) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
+        mixed = 3 * width
+        self.qkv = nn.Linear(width, mixed, bias=False)
+        self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
         self.gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)

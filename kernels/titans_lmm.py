@@ -537,8 +537,9 @@ class Layer(nn.Module):
         if NORM and dim == 1:
             raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.conv = nn.Parameter(torch.rand(CONV, 3 * width) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
+        mixed = 3 * width
+        self.qkv = nn.Linear(width, mixed, bias=False)
+        self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
         self.eta = nn.Linear(width, heads)
         self.alpha: nn.Module = nn.Linear(width, heads)
         self.mu = nn.Linear(width, heads)
@@ -616,7 +617,8 @@ class Layer(nn.Module):
         q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
         k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
-        y, stored = memory(q, k, v, self.gates(x), self.initial(), state, reset, valid)
+        gates = self.gates(x)
+        y, stored = memory(q, k, v, gates, self.initial(), state, reset, valid)
         out_state |= stored
         last = age[:, -1] + 1 if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0] + 1
         out_state["age"] = last if length is None else torch.where(length > 0, last, start)

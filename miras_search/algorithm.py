@@ -45,6 +45,11 @@ class Algorithm(Choice):
         return False
 
     @property
+    def tied(self) -> bool:
+        """What is written is what the gate forgets."""
+        return False
+
+    @property
     def chunk_(self) -> int:
         """Tokens for which the gradient's weights are frozen; 1 is the sequential recurrence."""
         return 1
@@ -60,13 +65,18 @@ class _Gradient(Algorithm):
 
     `chunk` is part of the design: another chunk is another function. `read`: `exact` reads psi(S_t); `lagged` takes the
     scale of psi from the chunk's start (cheap, causal, for scale maps); `stale` reads psi(S_t'), a control that cannot
-    recall what its own chunk wrote. `step_gate: data` multiplies the step by 2 sigmoid(w x) in (0, 2).
+    recall what its own chunk wrote. `step_gate: data` multiplies the step by 2 sigmoid(w x) in (0, 2). `tied` writes as much
+    as the gate forgets: a scalar gate by the step -log alpha_t (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2).
     """
 
     chunk: int = Field(16, ge=1, le=256)
     read: Literal["exact", "lagged", "stale"] = "exact"
     step: float = Field(1.0, gt=0.0)
-    step_gate: Literal["data", "constant"] = "data"
+    step_gate: Literal["data", "constant", "tied"] = "data"
+
+    @property
+    def tied(self) -> bool:
+        return self.step_gate == "tied"
 
     @property
     def chunk_(self) -> int:

@@ -5,33 +5,58 @@ The counts are formulas, so that thousands of draws can be costed without buildi
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from miras_search import named
 from miras_search.choice import Frozen
 from miras_search.design import Design, digest
-from miras_search.errors import MatchError
+from miras_search.errors import DesignError, MatchError
+
+
+def _known(part: Design | str) -> Design | str:
+    if isinstance(part, str) and part != "design":
+        try:
+            named.get(part)
+        except DesignError as error:  # pydantic would count it as one of its own, without the hint
+            raise ValueError(f"{error.message}; {error.hint}") from None
+    return part
+
+
+_PARTS = {"anyOf": [{"enum": ["design", *named.NAMED]}, {"type": "object", "description": "a design"}]}
+Part = Annotated[Design | str, AfterValidator(_known), WithJsonSchema(_PARTS)]
+"""A layer's memory: `design`, the name of a published one, or a design."""
 
 
 class Backbone(Frozen):
     """The model around the layers.
 
     `width`: model dimension; `heads` must divide it. `ffn`: hidden width of the SwiGLU after every memory layer, as a multiple
-    of `width`; 0: none. The embedding and the output share their matrix.
+    of `width`; 0: none. `pattern`: the memories of the layers, begun again after the last; `design` is the candidate's, others
+    are published names or designs. The embedding and the output share their matrix.
     """
 
     width: int = Field(64, ge=1, le=16384)
     layers: int = Field(2, ge=1, le=256)
     heads: int = Field(2, ge=1, le=256)
     ffn: float = Field(2.0, ge=0.0, le=16.0)
+    pattern: tuple[Part, ...] = Field(("design",), min_length=1, max_length=16)
 
     @model_validator(mode="after")
     def _divides(self) -> Backbone:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+        if "design" not in self.pattern[: self.layers]:
+            raise ValueError("no layer of the pattern is `design`; put it among the first")
         return self
+
+    def over(self, pattern: Sequence[Design | str]) -> Backbone:
+        """The same with another pattern."""
+        return self.model_copy(update={"pattern": tuple(pattern)})
 
 
 class Optimiser(Frozen):
@@ -60,47 +85,56 @@ class Candidate(Frozen):
     @model_validator(mode="after")
     def _wide_enough(self) -> Candidate:
         width, heads = self.backbone.width, self.backbone.heads
-        if self.design.memory.normalised and width == heads:
+        if width == heads and any(layer.memory.normalised for layer in self.layers):
             raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         return self
 
+    @cached_property
+    def layers(self) -> tuple[Design, ...]:
+        """The memory of every layer, canonical: the pattern gone through again and again.
+
+        The convolution outside the memories is the model's, so all have the one of `design`.
+        """
+        own = self.design.canonical()
+        conv = own.block.residual_conv
+        pattern = [own if part == "design" else _resolved(part, conv) for part in self.backbone.pattern]
+        return tuple(pattern[i % len(pattern)] for i in range(self.backbone.layers))
+
+    @property
+    def hybrid(self) -> bool:
+        """Its layers have more than one kind of memory."""
+        return len(set(self.layers)) > 1
+
+    @property
+    def label(self) -> str:
+        """The published name of design and pattern, up to merging; empty if there is none."""
+        pattern = self.canonical().backbone.pattern
+        if pattern == ("design",):
+            return named.label(self.design)
+        for name, entry in named.HYBRIDS.items():
+            same = self.model_copy(update={"design": entry.design, "backbone": self.backbone.over(entry.pattern)})
+            if same.layers == self.layers:
+                return name
+        return ""
+
     def canonical(self) -> Candidate:
-        """The same candidate with its design in canonical form."""
-        return self.model_copy(update={"design": self.design.canonical()})
+        """The same candidate with its designs in canonical form, and the shortest pattern that gives its layers."""
+        own = self.design.canonical()
+        parts = tuple("design" if layer == own else layer for layer in self.layers)
+        n = next(n for n in range(1, len(parts) + 1) if all(p == parts[i % n] for i, p in enumerate(parts)))
+        return self.model_copy(update={"design": own, "backbone": self.backbone.over(parts[:n])})
 
     @property
     def hidden(self) -> int:
         """Hidden width of the SwiGLU."""
         return round(self.backbone.ffn * self.backbone.width)
 
-    def layer_parameters(self) -> int:
-        """Trained numbers of one memory layer."""
-        design, width, heads = self.design.canonical(), self.backbone.width, self.backbone.heads
-        memory, algorithm, retention, block = design.memory, design.algorithm, design.retention, design.block
-        dim = width // heads
-        count = 4 * width * width + dim + 3 * width * block.conv + block.output_gate * width * width
-        if not memory.parametric:
-            return count
-        gates = getattr(algorithm, "step_gate", "") == "data"
-        gates += algorithm.decoupled + algorithm.momentum
-        gates += design.bias.thresholded and getattr(design.bias, "threshold", "") == "data"
-        if retention.decay_ == "data":
-            gates += retention.gated == "scalar"
-            if retention.gated == "channel":
-                rank = min(32, width)
-                count += 2 * rank * width + width
-        count += gates * heads * (width + 1)
-        if memory.initial_ == "learned":
-            count += heads * sum(o * i for o, i in memory.weights(dim, dim))
-        return count + memory.normalised * 2 * width
-
     def parameters(self, vocab: int) -> int:
         """Trained numbers of the model; the embedding counts once, since the output shares it."""
         width, hidden, conv = self.backbone.width, self.hidden, self.design.block.residual_conv
-        block = self.layer_parameters() + width
-        block += 3 * width * hidden + width if hidden else 0
-        block += conv * width + width if conv else 0
-        return vocab * width + self.backbone.layers * block + width
+        block = width + (3 * width * hidden + width if hidden else 0) + (conv * width + width if conv else 0)
+        memories = sum(n * layer_parameters(d, width, self.backbone.heads) for d, n in Counter(self.layers).items())
+        return vocab * width + memories + self.backbone.layers * block + width
 
     def state_bytes(self, context: int | None = None) -> int:
         """Bytes of recurrent state a sequence, all layers, float32: dual state and momentum.
@@ -111,30 +145,13 @@ class Candidate(Frozen):
         Raises:
             ValueError: for a cache without a window, if `context` is not given.
         """
-        design, backbone = self.design.canonical(), self.backbone
-        dim = backbone.width // backbone.heads
-        if design.block.output == "zeroed":
-            return 0
-        if not design.memory.parametric:
-            window = getattr(design.memory, "window", None)
-            known = [n for n in (window and window - 1, context) if n is not None]
-            if not known:
-                raise ValueError("the state of a cache grows with the sequence: give the context")
-            return 4 * backbone.layers * 2 * backbone.width * min(known)
-        numbers = sum(o * i for o, i in design.memory.weights(dim, dim))
-        return 4 * backbone.layers * backbone.heads * numbers * (2 if design.algorithm.momentum else 1)
+        width, heads = self.backbone.width, self.backbone.heads
+        return 4 * sum(n * state_numbers(d, width, heads, context) for d, n in Counter(self.layers).items())
 
     def buffer_bytes(self) -> int:
         """Bytes a sequence that decoding keeps beside the recurrent state: frozen weights of the open chunk, convolutions."""
-        design, backbone = self.design.canonical(), self.backbone
-        width = backbone.width
-        conv = 3 * width * max(0, design.block.conv - 1) + width * max(0, design.block.residual_conv - 1)
-        frozen = 0
-        if design.chunked and design.block.output == "memory":
-            dim = width // backbone.heads
-            lagged = design.algorithm.read_ == "lagged"
-            frozen = backbone.heads * sum(o * i + lagged for o, i in design.memory.weights(dim, dim))
-        return 4 * backbone.layers * (conv + frozen)
+        width, heads = self.backbone.width, self.backbone.heads
+        return 4 * sum(n * buffer_numbers(d, width, heads) for d, n in Counter(self.layers).items())
 
     def flops_per_token(self, context: int) -> int:
         """Forward operations a token (a multiply-add is two), matrix products only; training takes about three times as many.
@@ -142,25 +159,84 @@ class Candidate(Frozen):
         The memory in its recurrent form: prediction, gradient, write and read of every weight; softmax attention over half of
         `context` on average.
         """
-        design, backbone = self.design.canonical(), self.backbone
-        width, heads = backbone.width, backbone.heads
-        dim = width // heads
-        block = design.block
-        layer = 2 * (4 * width * width + block.output_gate * width * width + 3 * width * (block.conv + self.hidden))
-        layer += 2 * width * block.residual_conv
-        if design.memory.parametric:
-            shapes = design.memory.weights(dim, dim)
-            passes = 3 if design.state_free else 4
-            layer += 2 * heads * sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
-        else:
-            window = getattr(design.memory, "window", None) or context
-            layer += 4 * width * min(window, context // 2)
-        return backbone.layers * layer
+        width, heads, conv = self.backbone.width, self.backbone.heads, self.design.block.residual_conv
+        block = 2 * (3 * width * self.hidden + width * conv)
+        memories = sum(n * layer_flops(d, width, heads, context) for d, n in Counter(self.layers).items())
+        return memories + self.backbone.layers * block
 
     @cached_property
     def fingerprint(self) -> str:
         """12 hex digits: equal for equal functions trained equally."""
         return digest(self.canonical().model_dump(mode="json"))
+
+
+def _resolved(part: Design | str, conv: int) -> Design:
+    found = (named.get(part) if isinstance(part, str) else part).canonical()
+    return found.model_copy(update={"block": found.block.model_copy(update={"residual_conv": conv})})
+
+
+def _projections(design: Design) -> int:
+    """How many of q, k and v are projected: a tied key is not."""
+    return 2 if design.algorithm.tied and design.retention.gated == "channel" else 3
+
+
+def layer_parameters(design: Design, width: int, heads: int) -> int:
+    """Trained numbers of one memory layer; `design` is canonical, here and below."""
+    memory, algorithm, retention, block = design.memory, design.algorithm, design.retention, design.block
+    dim, mixed = width // heads, _projections(design)
+    count = (mixed + 1 + block.output_gate) * width * width + dim + mixed * width * block.conv
+    if not memory.parametric:
+        return count
+    gates = getattr(algorithm, "step_gate", "") == "data"
+    gates += algorithm.decoupled + algorithm.momentum
+    gates += design.bias.thresholded and getattr(design.bias, "threshold", "") == "data"
+    if retention.decay_ == "data":
+        gates += retention.gated == "scalar"
+        if retention.gated == "channel":
+            rank = min(32, width)
+            count += 2 * rank * width + width
+    count += gates * heads * (width + 1)
+    if memory.initial_ == "learned":
+        count += heads * sum(o * i for o, i in memory.weights(dim, dim))
+    return count + memory.normalised * 2 * width
+
+
+def state_numbers(design: Design, width: int, heads: int, context: int | None) -> int:
+    """Numbers of recurrent state of one layer."""
+    if design.block.output == "zeroed":
+        return 0
+    if not design.memory.parametric:
+        window = getattr(design.memory, "window", None)
+        known = [n for n in (window and window - 1, context) if n is not None]
+        if not known:
+            raise ValueError("the state of a cache grows with the sequence: give the context")
+        return 2 * width * min(known)
+    dim = width // heads
+    numbers = sum(o * i for o, i in design.memory.weights(dim, dim))
+    return heads * numbers * (2 if design.algorithm.momentum else 1)
+
+
+def buffer_numbers(design: Design, width: int, heads: int) -> int:
+    """Numbers that one layer keeps beside it."""
+    block = design.block
+    conv = _projections(design) * width * max(0, block.conv - 1) + width * max(0, block.residual_conv - 1)
+    if not design.chunked or block.output != "memory":
+        return conv
+    dim = width // heads
+    lagged = design.algorithm.read_ == "lagged"
+    return conv + heads * sum(o * i + lagged for o, i in design.memory.weights(dim, dim))
+
+
+def layer_flops(design: Design, width: int, heads: int, context: int) -> int:
+    """Operations of one memory layer."""
+    block, dim, mixed = design.block, width // heads, _projections(design)
+    layer = 2 * ((mixed + 1 + block.output_gate) * width * width + mixed * width * block.conv)
+    if design.memory.parametric:
+        shapes = design.memory.weights(dim, dim)
+        passes = 3 if design.state_free else 4
+        return layer + 2 * heads * sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
+    window = getattr(design.memory, "window", None) or context
+    return layer + 4 * width * min(window, context // 2)
 
 
 class Match(Frozen):
@@ -215,4 +291,5 @@ def match(candidate: Candidate, target: Match, vocab: int) -> tuple[Candidate, C
 
 def rebuild() -> None:
     """Take in variants registered since import (plug-ins)."""
+    Backbone.model_rebuild(force=True)
     Candidate.model_rebuild(force=True)

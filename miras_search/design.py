@@ -97,6 +97,12 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             "read: stale reads the weights of the chunk's start; gradient: online has no chunks",
             "use read: exact, or gradient: chunk",
         )
+    if algorithm.tied and (retention.gated == "none" or retention.decay_ != "data"):
+        refuse(
+            "tied-needs-gate",
+            f"step_gate: tied writes what a predicted gate forgets, and {retention.kind} predicts none",
+            "use retention: l2 with decay: data, or step_gate: data",
+        )
     if algorithm.read_ == "lagged" and not (retention.scaling or retention.linear):
         refuse(
             "lagged-needs-scale",

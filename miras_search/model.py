@@ -158,5 +158,5 @@ def build(candidate: Candidate, vocab: int, *, seed: int) -> LM:
     size = candidate.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = [op.layer(candidate.design, size.width, size.heads) for _ in range(size.layers)]
+        layers = [op.layer(design, size.width, size.heads) for design in candidate.layers]
         return LM(layers, vocab, size.width, candidate.hidden, candidate.design.block.residual_conv)

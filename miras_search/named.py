@@ -1,7 +1,8 @@
 """The published models, each one composition of the four choices, and our recommended forms of the paper's three.
 
 A name keeps its word: `moneta`, `yaad` and `memora` are the paper's, repaired only where the print leaks the future or is
-undefined; `-r` marks our forms. What was repaired stands in `fidelity`.
+undefined; `-r` marks our forms. What was repaired stands in `fidelity`. Names ending in `-h` are hybrids: a design and
+sliding-window attention in turn.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ class Named(NamedTuple):
     fidelity: str
 
 
+class Hybrid(NamedTuple):
+    """A design and the pattern of the layers around it, with its source and how far it follows it."""
+
+    design: Design
+    pattern: tuple[str, ...]
+    paper: str
+    fidelity: str
+
+
 _DOT = GradientDescent(step_gate="constant")
 _DELTA = GradientDescent(gradient="online", step=0.5)
 
@@ -40,6 +50,29 @@ NAMED: dict[str, Named] = {
         "Vaswani et al. 2017, arXiv 1706.03762; Miras Table 1",
         "Scaled dot-product attention with rotary positions; the short convolution and output gate of the block are ours.",
     ),
+    "transformer++": Named(
+        Design(
+            memory=Cache(),
+            bias=L2(),
+            retention=NoRetention(),
+            algorithm=Nonparametric(),
+            block=Block(conv=0, qk_norm=False, rope=True, output_gate=False),
+        ),
+        "Touvron et al. 2023, arXiv 2302.13971",
+        "Attention of the Llama block: rotary positions, no convolution, no gate; with the backbone's RMSNorm and SwiGLU, and an "
+        "RMSNorm a head on what is read, which is ours.",
+    ),
+    "sliding-window-attention": Named(
+        Design(
+            memory=Cache(window=64),
+            bias=L2(),
+            retention=NoRetention(),
+            algorithm=Nonparametric(),
+            block=Block(qk_norm=False, rope=True),
+        ),
+        "Beltagy et al. 2020, arXiv 2004.05150; Ren et al. 2024, arXiv 2406.07522 (Samba)",
+        "Softmax attention over the last 64 tokens, the token itself among them; Samba takes 2,048.",
+    ),
     "linear-attention": Named(
         Design(memory=Matrix(), bias=Dot(), retention=NoRetention(), algorithm=_DOT),
         "Katharopoulos et al. 2020, arXiv 2006.16236; Miras Eq 8",
@@ -51,6 +84,36 @@ NAMED: dict[str, Named] = {
         ),
         "Sun et al. 2023, arXiv 2307.08621",
         "Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).",
+    ),
+    "gla": Named(
+        Design(memory=Matrix(), bias=Dot(), retention=L2Retention(gate="channel"), algorithm=_DOT),
+        "Yang et al. 2023, arXiv 2312.06635",
+        "Exact recurrence, one decay a key channel through a bottleneck of 32. alpha = sigmoid(w x + 4) where the authors take "
+        "sigmoid(w x)^(1/16); unit q and k are the block's.",
+    ),
+    "mamba2": Named(
+        Design(
+            memory=Matrix(),
+            bias=Dot(),
+            retention=L2Retention(),
+            algorithm=GradientDescent(step_gate="tied"),
+            block=Block(qk_norm=False),
+        ),
+        "Dao and Gu 2024, arXiv 2405.21060",
+        "W = exp(-dt) W + dt v k', dt = softplus(w x - 4). Without A, which multiplies dt in the decay by a number a head, and "
+        "without the skip D; q, k and v have a head each where the authors share B and C.",
+    ),
+    "hgrn2": Named(
+        Design(
+            memory=Matrix(),
+            bias=Dot(),
+            retention=L2Retention(gate="channel"),
+            algorithm=GradientDescent(step_gate="tied"),
+            block=Block(qk_norm=False),
+        ),
+        "Qin et al. 2024, arXiv 2404.07904",
+        "W = W Diag(alpha) + v (1 - alpha)', the key is what the gate forgets. Without the lower bounds that rise with depth; the "
+        "gate has a bottleneck of 32 where the authors have a full matrix.",
     ),
     "deltanet": Named(
         Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=_DELTA),
@@ -143,19 +206,51 @@ NAMED: dict[str, Named] = {
 }
 
 
+_SAMBA = ("design", "sliding-window-attention")
+
+HYBRIDS: dict[str, Hybrid] = {
+    f"{name}-h": Hybrid(
+        NAMED[name].design,
+        _SAMBA,
+        paper,
+        f"`{name}` and sliding-window attention (64 tokens) in turn, a SwiGLU after each, as in Samba. {rest}",
+    )
+    for name, paper, rest in (
+        ("moneta", "Behrouz et al. 2025, arXiv 2504.13173", "The window is not printed."),
+        ("yaad", "Behrouz et al. 2025, arXiv 2504.13173", "The window is not printed."),
+        ("memora", "Behrouz et al. 2025, arXiv 2504.13173", "The window is not printed."),
+        ("gated-deltanet", "Yang et al. 2024, arXiv 2412.06464 (its H1)", "The authors' window is 2,048."),
+    )
+}
+
+
 def get(name: str) -> Design:
     """The design of that name.
 
     Raises:
-        DesignError: if there is none; says which is nearest.
+        DesignError: if there is none, and says which is nearest; if it names a hybrid, which has two.
     """
     if name in NAMED:
         return NAMED[name].design
-    near = difflib.get_close_matches(name, NAMED, n=1)
+    if name in HYBRIDS:
+        raise DesignError(
+            f"{name} is a model of two designs in turn, not a design",
+            hint=f"name one of them: {name.removesuffix('-h')} or {HYBRIDS[name].pattern[1]}",
+        )
+    near = difflib.get_close_matches(name, [*NAMED, *HYBRIDS], n=1)
     raise DesignError(
         f"no design is named {name!r}",
         hint=f"did you mean {near[0]!r}?" if near else "see `miras-search designs`",
     )
+
+
+def composition(name: str) -> tuple[Design, tuple[str, ...]]:
+    """Design and pattern of the layers of a model of that name, hybrids included; `design` in it stands for the design.
+
+    Raises:
+        DesignError: if there is none.
+    """
+    return HYBRIDS[name][:2] if name in HYBRIDS else (get(name), ("design",))
 
 
 def label(design: Design) -> str:

@@ -19,6 +19,7 @@ from problems import Problem, problem
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from miras_search.memory import Cache
 from miras_search.named import NAMED
 
 Array = NDArray[np.float64]
@@ -83,6 +84,33 @@ def retnet() -> Case:
     return Case(p, {n: p.leaves[n] for n in ("q", "k", "v", "eta")}, other, "fla retention naive")
 
 
+def mamba2() -> Case:
+    """fla.ops.simple_gla.naive.naive_recurrent_simple_gla: B is the key, C the query, dt scales x."""
+    p = problem(NAMED["mamba2"].design, 37)
+    run = fla("simple_gla", "naive_recurrent_simple_gla")
+
+    def other() -> Tensor:
+        x, start = p.v * p.gates["eta"][..., None], p.initial["state_0"].mT
+        y, _ = run(p.q, p.k, x, p.gates["log_alpha"], scale=1.0, initial_state=start)
+        return y  # type: ignore[no-any-return]
+
+    return Case(p, p.leaves, other, "fla simple_gla naive_recurrent")
+
+
+def gla(name: str) -> Case:
+    """fla.ops.gla.naive.naive_recurrent_gla; for hgrn2 with the key that it makes of the gate, 1 - alpha."""
+    p = problem(NAMED[name].design, 37)
+    if NAMED[name].design.algorithm.tied:
+        p = replace(p, k=(1.0 - p.gates["log_alpha"].exp()).detach().requires_grad_())
+    run = fla("gla", "naive_recurrent_gla")
+
+    def other() -> Tensor:
+        q, x, start = p.q * p.q.shape[-1] ** 0.5, p.v * p.gates["eta"][..., None], p.initial["state_0"].mT
+        return run(q, p.k, x, p.gates["log_alpha"], initial_state=start)[0]  # type: ignore[no-any-return]
+
+    return Case(p, p.leaves, other, "fla gla naive_recurrent")
+
+
 def deltanet() -> Case:
     """fla.ops.delta_rule.naive.delta_rule_recurrence."""
     p = problem(NAMED["deltanet"].design, 37)
@@ -137,17 +165,25 @@ def ttt_linear() -> Case:
     return Case(p, p.leaves | {"eta": step}, other, "fla ttt naive (its writes; the paper's read)")
 
 
-def softmax_attention() -> Case:
+def softmax_attention(name: str) -> Case:
     """The formula, with numpy's exponentials and an explicit mask."""
-    p = problem(NAMED["softmax-attention"].design, 37)
+    p = problem(NAMED[name].design, 37)
+    memory = NAMED[name].design.memory
+    assert isinstance(memory, Cache)
+    if memory.window is not None:  # shorter than the sequence
+        p = problem(NAMED[name].design.model_copy(update={"memory": Cache(window=8)}), 37)
+
+    def seen(time: int) -> Array:
+        return np.tri(time) - (np.tri(time, k=-8) if memory.window is not None else 0.0)
 
     def forward(given: Mapping[str, Array]) -> Array:
         q, k, v = given["q"], given["k"], given["v"]
         logits = np.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
-        weight = np.exp(logits - logits.max(-1, keepdims=True)) * np.tri(q.shape[1])
+        weight = np.exp(logits - logits.max(-1, keepdims=True)) * seen(q.shape[1])
         return np.einsum("bhts,bshd->bthd", weight / weight.sum(-1, keepdims=True), v)
 
-    return _numerical(p, forward, "numpy, softmax(q k' / sqrt(d)) v")
+    window = ", of the last 8 tokens" if memory.window is not None else ""
+    return _numerical(p, forward, f"numpy, softmax(q k' / sqrt(d)) v{window}")
 
 
 # --- memories with layers, in numpy
@@ -319,9 +355,14 @@ def _numerical(p: Problem, forward: Callable[[Mapping[str, Array]], Array], sour
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "softmax-attention": softmax_attention,
+    "softmax-attention": lambda: softmax_attention("softmax-attention"),
+    "transformer++": lambda: softmax_attention("transformer++"),
+    "sliding-window-attention": lambda: softmax_attention("sliding-window-attention"),
     "linear-attention": linear_attention,
     "retnet": retnet,
+    "gla": lambda: gla("gla"),
+    "mamba2": mamba2,
+    "hgrn2": lambda: gla("hgrn2"),
     "deltanet": deltanet,
     "gated-deltanet": gated_deltanet,
     "ttt-linear": ttt_linear,

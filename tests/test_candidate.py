@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import designs
 
+from miras_search import named
 from miras_search.candidate import Backbone, Candidate, Match, Optimiser, match
 from miras_search.design import Block, Design
 from miras_search.errors import MatchError
 from miras_search.memory import Cache
 from miras_search.model import build
-from miras_search.named import NAMED
+from miras_search.named import HYBRIDS, NAMED, composition
 
 SIZES = [
     Backbone(width=24, layers=1, heads=2, ffn=2.0),
@@ -66,6 +67,49 @@ def test_counts_of_drawn_designs(design: Design, size: Backbone) -> None:
 @given(designs(blocks=True), st.sampled_from(SIZES))
 def test_counts_of_many_drawn_designs(design: Design, size: Backbone) -> None:
     _agrees(Candidate(design=design, backbone=size))
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_counts_of_hybrids(name: str) -> None:
+    design, pattern = composition(name)
+    _agrees(Candidate(design=design, backbone=Backbone(width=24, layers=3, heads=2, pattern=pattern)))
+    block = design.block.model_copy(update={"residual_conv": 3, "output": "zeroed"})
+    zeroed = design.model_copy(update={"block": block})
+    _agrees(Candidate(design=zeroed, backbone=Backbone(width=24, layers=2, heads=2, pattern=pattern)))
+
+
+def test_layers_follow_the_pattern() -> None:
+    window = NAMED["sliding-window-attention"].design
+
+    def candidate(layers: int, *pattern: Design | str) -> Candidate:
+        return Candidate(design=NAMED["yaad"].design, backbone=Backbone(layers=layers, pattern=pattern))
+
+    hybrid = candidate(4, "design", "sliding-window-attention")
+    assert [named.label(layer) for layer in hybrid.layers] == 2 * ["yaad", "sliding-window-attention"]
+    assert hybrid.label == "yaad-h"
+    same = [
+        candidate(4, "design", window),
+        candidate(4, "yaad", "sliding-window-attention", "design", window),
+        candidate(4, "design", window, "design", window, "softmax-attention"),
+        hybrid.canonical(),
+        Candidate.model_validate(hybrid.canonical().model_dump(mode="json")),
+    ]
+    assert {c.fingerprint for c in same} == {hybrid.fingerprint}
+    plain = [candidate(1, "design", window), candidate(1, "design"), candidate(1, "design", "yaad")]
+    assert len({c.fingerprint for c in plain}) == 1
+    assert plain[0].label == "yaad"
+    others = [candidate(4, "design"), candidate(4, window, "design"), candidate(4, "design", "design", window)]
+    assert len({c.fingerprint for c in [hybrid, *others]}) == 4
+    assert [c.label for c in others] == ["yaad", "", ""]
+
+
+def test_a_pattern_needs_the_design_and_known_names() -> None:
+    with pytest.raises(ValidationError, match="no layer of the pattern is `design`; put it among the first"):
+        Backbone(layers=1, pattern=("sliding-window-attention", "design"))
+    with pytest.raises(ValidationError, match="no design is named 'yad'; did you mean 'yaad'"):
+        Backbone(pattern=("design", "yad"))
+    with pytest.raises(ValidationError, match="yaad-h is a model of two designs in turn"):
+        Backbone(pattern=("design", "yaad-h"))
 
 
 @pytest.mark.parametrize("window", [1, 4, 19, 40, None])

@@ -80,6 +80,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"algorithm": GradientDescent(gradient="online", order="decay_first")},
     ),
+    "tied-needs-gate": (
+        {"memory": Matrix(), "bias": Dot(), "retention": NoRetention(), "algorithm": GradientDescent(step_gate="tied")},
+        {"retention": L2Retention()},
+    ),
     "lagged-needs-scale": (
         {"memory": Mlp(), "bias": L2(), "retention": Kl(), "algorithm": GradientDescent(read="lagged")},
         {"algorithm": GradientDescent()},

@@ -102,6 +102,8 @@ def flags(design: Design) -> dict[str, Any]:
         or retention.klass == "feedback"
         or (retention.gated == "channel" and (not memory.linear or algorithm.momentum)),
         "STEP": getattr(algorithm, "step", 1.0),
+        "STEP_TIED": algorithm.tied and retention.gated == "scalar",
+        "KEY_TIED": algorithm.tied and retention.gated == "channel",
         "STEP_GATED": getattr(algorithm, "step_gate", "data") == "data",
         "CONV": block.conv,
         "QK_NORM": block.qk_norm,

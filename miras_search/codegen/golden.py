@@ -15,7 +15,12 @@ from miras_search.codegen.emit import emit
 
 def golden() -> dict[str, str]:
     """File name -> text, for every named design."""
-    return {f"{name.replace('-', '_')}.py": emit(entry.design, name) for name, entry in named.NAMED.items()}
+    return {f"{identifier(name)}.py": emit(entry.design, name) for name, entry in named.NAMED.items()}
+
+
+def identifier(name: str) -> str:
+    """A published name as one of Python's: `transformer++` is `transformer_plus_plus`."""
+    return name.replace("-", "_").replace("+", "_plus")
 
 
 def stale(folder: Path) -> list[str]:

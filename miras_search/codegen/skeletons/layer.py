@@ -24,6 +24,7 @@ from miras_search.codegen.skeletons.slots import (
     DELTA_START,
     EXPANSION,
     GATE,
+    KEY_TIED,
     LAYERS,
     LEARNED_START,
     MIRROR,
@@ -37,6 +38,7 @@ from miras_search.codegen.skeletons.slots import (
     STATE_FREE,
     STEP,
     STEP_GATED,
+    STEP_TIED,
     THRESHOLDED,
     ZEROED,
     bias_phi,
@@ -177,9 +179,13 @@ class Layer(nn.Module):
         if NORM and dim == 1:
             raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        if KEY_TIED:
+            mixed = 2 * width  # q and v
+        else:
+            mixed = 3 * width
+        self.qkv = nn.Linear(width, mixed, bias=False)
         if CONV > 0:
-            self.conv = nn.Parameter(torch.rand(CONV, 3 * width) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
+            self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
         if not CACHE:
             if STEP_GATED:
                 self.eta = nn.Linear(width, heads)
@@ -263,6 +269,8 @@ class Layer(nn.Module):
                 else:
                     log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
             found["log_alpha"] = log_alpha
+            if STEP_TIED:
+                eta = -eta * log_alpha
         if MOMENTUM:
             mu = self.mu(x)
             found["log_mu"] = torch.nn.functional.logsigmoid(mu)
@@ -308,7 +316,12 @@ class Layer(nn.Module):
             taps = None if reset is None else age
             out_state["conv"] = next_history(u, history, taps, length)
             u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
-        q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
+        if KEY_TIED:
+            q, v = u.view(batch, time, 2, self.heads, self.dim).unbind(2)
+            gates = self.gates(x)
+            k = -torch.expm1(gates["log_alpha"])
+        else:
+            q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         if QK_NORM:
             q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
@@ -322,7 +335,9 @@ class Layer(nn.Module):
             y, stored = memory_cache(q, k, v, {}, {}, state, reset, valid)
             out_state |= stored
         else:
-            y, stored = memory(q, k, v, self.gates(x), self.initial(), state, reset, valid)
+            if not KEY_TIED:
+                gates = self.gates(x)
+            y, stored = memory(q, k, v, gates, self.initial(), state, reset, valid)
             out_state |= stored
         last = age[:, -1] + 1 if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0] + 1
         out_state["age"] = last if length is None else torch.where(length > 0, last, start)

@@ -45,6 +45,10 @@ SCAN = False
 """Reads need the weights of every token: exact reads of a nonlinear map."""
 STEP = 1.0
 STEP_GATED = True
+STEP_TIED = False
+"""eta is the step times -log alpha."""
+KEY_TIED = False
+"""The key is 1 - alpha, and not projected."""
 
 CONV = 4
 QK_NORM = True
