@@ -91,6 +91,32 @@ class Block(nn.Module):
         return x, out | kept
 
 
+def pack(
+    x: Tensor, reset: Tensor | None, valid: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Bring the padding of rows to their ends, as blocks want it.
+
+    Args:
+        x: `[B, T, E]`.
+        reset: `[B, T]` bool; padding starts no document.
+        valid: `[B, T]` bool, false for padding; None: there is none.
+
+    Returns:
+        The three in the new order, and the order that brings them back.
+    """
+    if valid is None:
+        return x, reset, None, None
+    order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
+    valid = valid.gather(1, order)
+    reset = None if reset is None else reset.gather(1, order) & valid
+    return take(x, order), reset, valid, torch.argsort(order, dim=1)
+
+
+def take(x: Tensor, order: Tensor | None) -> Tensor:
+    """`[B, T, E]` with its times in this order; None: as they are."""
+    return x if order is None else x.gather(1, order[..., None].expand_as(x))
+
+
 class LM(nn.Module):
     """Embedding, blocks, RMSNorm, and the embedding again as output, its logits scaled by E^-1/2.
 
@@ -129,21 +155,13 @@ class LM(nn.Module):
         Returns:
             logits `[B, T, V]` and the state.
         """
-        order = None
-        if valid is not None:
-            order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
-            tokens, valid = tokens.gather(1, order), valid.gather(1, order)
-            reset = None if reset is None else reset.gather(1, order) & valid
-        x = self.embedding(tokens)
+        x, reset, valid, back = pack(self.embedding(tokens), reset, valid)
         out: State = []
         for i, block in enumerate(self.blocks):
             x, kept = block(x, None if state is None else state[i], reset, valid)
             out.append(kept)
-        logits = F.linear(self.norm(x) * x.shape[-1] ** -0.5, self.embedding.weight)
-        if order is not None:
-            back = torch.argsort(order, dim=1)
-            logits = logits.gather(1, back[..., None].expand_as(logits))
-        return logits, out
+        x = take(self.norm(x), back)
+        return F.linear(x * x.shape[-1] ** -0.5, self.embedding.weight), out
 
     def forward(self, tokens: Tensor, reset: Tensor | None = None) -> Tensor:
         """Logits `[B, T, V]` of whole rows."""

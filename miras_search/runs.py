@@ -6,6 +6,7 @@
     lock               held (flock) by the driver while it lives; its content says who that is or was
     trials/KEY/        status.jsonl, steps.jsonl, checkpoint of a trial
     designs/           emitted source, by fingerprint
+    results.parquet    the ledger as a table (`miras_search.results`), written when a sweep comes to its end
 
 A folder is a run when it holds space.yaml. A run appears whole, by one rename, or not at all.
 """

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from miras_search import plugin
 from miras_search.checkpoint import lines
 from miras_search.errors import RunError, TaskError
 from miras_search.ledger import Ledger, Record
+from miras_search.results import load_results
 from miras_search.space import Space
 from miras_search.sweep import SweepInterrupted, run_sweep
 from miras_search.sweep.driver import Summary
@@ -184,6 +186,9 @@ def test_a_sweep_leaves_rows_and_folders(tmp_path: Path) -> None:
         trial = tmp_path / "run" / "trials" / row.key
         assert {"status.jsonl", "steps.jsonl", "checkpoint.safetensors", "checkpoint.json"} <= names(trial)
         assert (tmp_path / "run" / "designs" / f"{space().candidate(row.assignment).design.fingerprint}.py").exists()
+    table = load_results(tmp_path / "run" / "results.parquet")
+    pd.testing.assert_frame_equal(table, load_results(tmp_path / "run"))
+    assert len(table) == 6
     assert len(out.splitlines()) == 6, "a line a trial where nobody watches"
     assert "[6/6] ok" in out
     assert "\x1b" not in out

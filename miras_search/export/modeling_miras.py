@@ -6,7 +6,6 @@ padding, cache, loss and loading. Shape legend: B batch, T time, E width, V voca
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -15,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from miras_search.codegen.skeletons.layer import Layer
 from miras_search.export.configuration_miras import MirasConfig
-from miras_search.model import LM
+from miras_search.model import LM, pack, take
 
 
 class MirasCache(Cache):
@@ -194,11 +193,7 @@ class MirasModel(MirasPreTrainedModel):
         document = self.config.document_token_id
         reset = None if document is None or input_ids is None else input_ids == document
         valid = _valid(attention_mask, x)
-        order = None
-        if valid is not None:  # tokens first, padding last, as the blocks want it
-            order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
-            x, valid = _take(x, order), valid.gather(1, order)
-            reset = None if reset is None else reset.gather(1, order) & valid
+        x, reset, valid, back = pack(x, reset, valid)
         past = past_key_values.states if past_key_values is not None and past_key_values.seen else None
         states: list[dict[str, Tensor]] = []
         hidden: list[Tensor] = []
@@ -212,9 +207,7 @@ class MirasModel(MirasPreTrainedModel):
                 x, state = block(x, before, reset, valid)
                 states.append(state)
         hidden.append(self.norm(x))
-        if order is not None:
-            back = torch.argsort(order, dim=1)
-            hidden = [_take(h, back) for h in hidden]
+        hidden = [take(h, back) for h in hidden]
         cache = None
         if use_cache:
             cache = MirasCache() if past_key_values is None else past_key_values
@@ -304,11 +297,6 @@ def _valid(mask: Tensor | None, x: Tensor) -> Tensor | None:
         raise ValueError(f"attention_mask must be [batch, time], at least {x.shape[1]} long, not {list(mask.shape)}")
     valid = mask[:, -x.shape[1] :].to(x.device).bool()
     return None if bool(valid.all()) else valid
-
-
-def _take(x: Tensor, order: Tensor) -> Tensor:
-    """`[B, T, E]` with the times in this order."""
-    return x.gather(1, order[..., None].expand_as(x))
 
 
 def _output(block: nn.Module, *args: Any) -> Tensor:

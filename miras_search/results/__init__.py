@@ -7,7 +7,7 @@ design_of(frame, "3f2a")
 
 from miras_search.results.columns import CHOICES, DATA_DICTIONARY, Column, columns_of, metrics_of
 from miras_search.results.filter import query
-from miras_search.results.frames import RunLike, design_of, load_results, load_steps, write_parquet
+from miras_search.results.frames import RunLike, design_of, keep_results, load_results, load_steps, write_parquet
 
 __all__ = [
     "CHOICES",
@@ -16,6 +16,7 @@ __all__ = [
     "RunLike",
     "columns_of",
     "design_of",
+    "keep_results",
     "load_results",
     "load_steps",
     "metrics_of",

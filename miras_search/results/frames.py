@@ -39,6 +39,8 @@ from miras_search.runs import SPACE, RunFolder
 
 RunLike = str | os.PathLike[str]
 
+RESULTS = "results.parquet"
+"""The trials of a run in its folder, as they stood when a sweep last came to its end; the ledger stays the truth."""
 _STEPS = {"run": "str", "key": "str", "step": "int64", "tokens": "int64", "loss": "float64"}
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _SPARE = ("schema_version", "rungs", "assignment", "candidate")
@@ -107,6 +109,16 @@ def write_parquet(frame: pd.DataFrame, file: RunLike) -> Path:
             f"cannot be written: {error.strerror}", where=str(path), hint="choose a folder you may write to"
         ) from None
     return path
+
+
+def keep_results(folder: Path) -> None:
+    """Write `RESULTS` into the folder of a run; nothing, if it has no trial.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    if not (frame := _read_folder(folder)).empty:
+        write_parquet(frame[order(frame)], folder / RESULTS)
 
 
 def design_of(source: pd.DataFrame | RunLike, fingerprint: str) -> Design:

@@ -24,6 +24,7 @@ from miras_search.candidate import Candidate
 from miras_search.design import Design
 from miras_search.errors import RunError, SpaceError, TaskError
 from miras_search.ledger import Record
+from miras_search.results import keep_results
 from miras_search.runs import RunFolder
 from miras_search.space import Space
 from miras_search.space.domain import Middle
@@ -154,6 +155,7 @@ def train(
             if source is not None:
                 text = Path(source).read_text(encoding="utf-8")
                 kept.write(f"designs/{setup.candidate.design.fingerprint}.py", text)
+            keep_results(kept.path)
     return record
 
 

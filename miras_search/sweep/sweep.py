@@ -21,6 +21,7 @@ from rich.console import Console
 
 from miras_search import op, plugin
 from miras_search.errors import RunError
+from miras_search.results import keep_results
 from miras_search.runs import RunFolder
 from miras_search.search import Search
 from miras_search.space import Space
@@ -88,7 +89,7 @@ def run_sweep(
 
     Raises:
         RunError: if the run exists and `resume` is not given, does not exist and it is, was made from another space, is
-            driven by another process, or cannot be written; for `executor="ray"` without ray.
+            driven by another process, or cannot be written (its ledger is whole then); for `executor="ray"` without ray.
         TaskError: if a task's data cannot be read; nothing is written then.
         SpaceError: if the space cannot be searched as it says.
         SweepInterrupted: after Ctrl-C.
@@ -132,6 +133,7 @@ def run_sweep(
                 inline.run(driver)
         if driver.interrupted and not driver.complete:
             raise SweepInterrupted(run.path, len(driver.rows), total)
+        keep_results(run.path)
         return driver.summary()
 
 
