@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch.nn import functional as F
 
-from miras_search import checkpoint, model, named, op
+from miras_search import checkpoint, heads, named, op
 from miras_search.candidate import Candidate
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
@@ -32,7 +31,7 @@ from miras_search.optimiser import adamw, rate
 from miras_search.tasks import IGNORE
 
 if TYPE_CHECKING:
-    from miras_search.tasks import Batch, Task, TaskData
+    from miras_search.tasks import Batch, Task, TaskData, Totals
 
 Split = Literal["validation", "test"]
 POINTS = 200
@@ -98,12 +97,14 @@ class Trainer:
         self.steps = max(1, budget_tokens // self.tokens_per_step)
         self.budget = self.steps * self.tokens_per_step
         torch.manual_seed(seed)
-        self.model = model.build(candidate, self.data.vocab, seed=seed).to(self.device)
+        self.model = heads.build(candidate, task, seed=seed).to(self.device)
         self.optimiser = adamw(self.model, candidate.optimiser)
         self.stream = self.data.train(seed)
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.rungs: list[dict[str, Any]] = []
         """Evaluations on the way, `{"tokens": ..., "metrics": {...}}`; kept in the checkpoint."""
+        self.totals: Totals | None = None
+        """Sums of the last evaluation, by class and by position (`loss_by_position`)."""
         self._called = False
         self._taken: tuple[str, ...] = ("", "")
         self._every, self._saved_at = max(1, self.steps // POINTS), time.monotonic()
@@ -121,7 +122,7 @@ class Trainer:
     @property
     def parameters(self) -> int:
         """Trained numbers; a matrix used twice counts once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def advance(self, tokens: int, report: Report | None = None) -> Progress:
         """Train until `tokens` (of the whole trial) are reached, the budget is, or `report` says stop.
@@ -145,8 +146,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         batch = next(self.stream)
-        nll, _, targets = self._score(batch)
-        loss = nll.sum() / (targets != IGNORE).sum().clamp_min(1)
+        scored = self._score(batch)
+        loss = scored.loss.sum() / (scored.targets != IGNORE).sum().clamp_min(1)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.candidate.optimiser.clip)
@@ -162,14 +163,10 @@ class Trainer:
             line = {"step": self.step, "tokens": self.tokens, "loss": value, "lr": lr, "grad_norm": size}
             checkpoint.append(self.folder / "steps.jsonl", line | {"seconds": round(self.seconds, 4)})
 
-    def _score(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Negative log likelihood `[B, T]` (nats, 0 where not scored), logits `[B, T, V]`, targets `[B, T]`."""
-        inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
-        reset = None if batch.reset is None else batch.reset.to(self.device)
-        logits: torch.Tensor = self.model(inputs, reset=reset)
+    def _score(self, batch: Batch) -> heads.Scored:
+        found = heads.score(self.model, batch, self.device)
         self._called = True
-        nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        return nll.view_as(targets), logits.detach(), targets
+        return found
 
     @torch.no_grad()
     def evaluate(self, split: Split = "validation") -> dict[str, float]:
@@ -177,10 +174,19 @@ class Trainer:
         self.model.eval()
         totals = self.data.totals()
         for batch in self.data.validation() if split == "validation" else self.data.test():
-            nll, logits, targets = self._score(batch)
-            totals.add(nll, logits.argmax(-1) == targets, targets)
+            totals.add(*self._score(batch))
         self.model.train()
+        totals.floor = self.data.floor(split)
+        self.totals = totals
         return self.task.metrics_from(totals)
+
+    def loss_by_position(self) -> list[float]:
+        """Mean loss at every position of a row in the last evaluation, nats; NaN where nothing is scored.
+
+        A model that uses its context has a falling curve; one without memory a flat one.
+        """
+        table = None if self.totals is None else self.totals.at
+        return [] if table is None else (table[:, 1] / table[:, 0]).tolist()
 
     def save(self, *, final: bool = False) -> None:
         """Write the checkpoint; `final` (after the last step) leaves out what only further training needs.
@@ -313,7 +319,7 @@ def finish(trainer: Trainer) -> Record:
     Raises:
         Diverged: if a metric is not a finite number.
     """
-    metrics = trainer.evaluate("validation")
+    metrics = trainer.evaluate(trainer.task.compared_on)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} is {value} after {trainer.step} steps")
@@ -366,6 +372,7 @@ def refuse(candidate: Candidate, task: Task) -> None:
 
 def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Record:
     """A row of the ledger with what is known before training."""
+    trained = task.trained(candidate)
     return Record(
         key=trial_key(candidate, task, budget_tokens, seed),
         task=task.name,
@@ -375,9 +382,9 @@ def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Re
         fingerprint=candidate.fingerprint,
         structure=candidate.design.structure,
         label=named.label(candidate.design),
-        parameters=candidate.parameters(task.vocab),
-        state_bytes=candidate.state_bytes(task.context),
-        flops_per_token=candidate.flops_per_token(task.context),
+        parameters=trained.parameters(task.vocab),
+        state_bytes=trained.state_bytes(task.context),
+        flops_per_token=trained.flops_per_token(task.context),
     )
 
 

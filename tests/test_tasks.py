@@ -18,7 +18,6 @@ from miras_search.choice import OneOf, variants
 from miras_search.errors import TaskError
 from miras_search.tasks import IGNORE, Mqar, Task, Text, Totals, check_names
 from miras_search.tasks.base import TEST, TRAIN, VALIDATION, Draws, batches_hash
-from miras_search.tasks.mqar import draw
 
 
 def take(stream, n):
@@ -135,27 +134,44 @@ def test_totals_equal_sums_over_scored_positions(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     lengths = rng.integers(0, 4, vocab)
     totals = Totals(lengths=torch.from_numpy(lengths))
-    expected = Counter()
+    expected, shares, said = Counter(), [], [Counter() for _ in range(3)]
     for _ in range(2):
         targets = rng.integers(0, vocab, (b, t))
         targets[rng.random((b, t)) < 0.4] = IGNORE
-        nll, correct = rng.random((b, t)), rng.random((b, t)) < 0.5
+        nll, predicted = rng.random((b, t)), rng.integers(0, vocab, (b, t))
+        correct = predicted == targets
+        for row, right in zip(targets, correct, strict=True):
+            if (row != IGNORE).any():
+                shares.append(right[row != IGNORE].mean())
         for i, j in itertools.product(range(b), range(t)):
             if targets[i, j] != IGNORE:
                 size = lengths[targets[i, j]]
                 expected.update(count=1, nll=nll[i, j], correct=int(correct[i, j]), bytes=size)
+                for table, key in zip(said, (targets[i, j], predicted[i, j], targets[i, j]), strict=True):
+                    table[int(key)] += 1 if table is not said[2] else int(correct[i, j])
                 if j >= t // 2:
                     expected.update(late_count=1, late_nll=nll[i, j], late_bytes=size)
         nll[targets == IGNORE] = math.nan  # whatever a loss left there
-        totals.add(torch.from_numpy(nll), torch.from_numpy(correct), torch.from_numpy(targets))
+        totals.add(torch.from_numpy(nll), torch.from_numpy(predicted), torch.from_numpy(targets))
     for name in ("count", "nll", "correct", "bytes", "late_count", "late_nll", "late_bytes"):
         assert getattr(totals, name) == pytest.approx(expected[name], abs=1e-12), name
+    # per example, whole rows, and macro: a class that is only predicted counts 0
+    asked, predicted_as, hits = said
+    classes = [hits[c] / max(1, asked[c]) for c in range(vocab) if asked[c] or predicted_as[c]]
+    for value, parts in (
+        (totals.mean_row_accuracy, shares),
+        (totals.exact_rows, [s == 1 for s in shares]),
+        (totals.macro_accuracy, classes),
+    ):
+        assert value == pytest.approx(np.mean(parts), abs=1e-12) if parts else math.isnan(value)
+    assert totals.at.sum(0).tolist() == pytest.approx([expected[n] for n in ("count", "nll", "correct", "bytes")])
 
 
 def test_metrics_of_recall():
     task = Mqar()
     assert set(task.metrics_from(Totals(count=1))) == {m.name for m in task.metrics}
-    assert task.metrics_from(Totals(count=100, nll=50.0, correct=95)) == {"accuracy": 0.95, "nll": 0.5, "solved": 1.0}
+    found = task.metrics_from(Totals(count=100, nll=50.0, correct=95))
+    assert (found["accuracy"], found["nll"], found["solved"]) == (0.95, 0.5, 1.0)
     assert task.metrics_from(Totals(count=100, nll=50.0, correct=94))["solved"] == 0.0
     empty = task.metrics_from(Totals())
     assert math.isnan(empty["accuracy"])
@@ -170,7 +186,7 @@ def test_metrics_of_recall():
 @settings(max_examples=150, deadline=None)
 def test_labels_by_an_independent_reading_of_the_row(task, seed, step):
     """Reads the inputs alone, token by token, as a person would."""
-    inputs, targets = draw(task, Draws(seed, TRAIN, step), task.batch)
+    inputs, targets = task.draw(Draws(seed, TRAIN, step), task.batch)
     writes = task.pairs + task.rewrites
     assert inputs.shape == targets.shape == (task.batch, task.context)
     assert inputs.dtype == targets.dtype == np.int64
@@ -210,7 +226,7 @@ def test_labels_by_an_independent_reading_of_the_row(task, seed, step):
 def test_no_shortcut_beats_chance():
     """Neither the commonest value, nor the first write, nor the filler, nor elimination gives the answer away."""
     task = Mqar(rewrites=0, values=16, pairs=8)
-    inputs, targets = draw(task, Draws(5, TRAIN, 0), 20000)
+    inputs, targets = task.draw(Draws(5, TRAIN, 0), 20000)
     answers = targets[targets != IGNORE]
     values = answers - 1 - task.keys
     deviation = np.bincount(values, minlength=16) / len(values) - task.chance
@@ -225,7 +241,7 @@ def test_no_shortcut_beats_chance():
 def test_rewrites_are_spread_and_matter():
     """A model blind to order is wrong whenever a key's last value is not its only one."""
     task = Mqar()
-    inputs, targets = draw(task, Draws(0, TRAIN, 0), 5000)
+    inputs, targets = task.draw(Draws(0, TRAIN, 0), 5000)
     keys, values = inputs[:, 0:32:2], inputs[:, 1:32:2]
     queries, answers = inputs[:, 40::2], targets[:, 40::2]
     hits = keys[:, None, :] == queries[:, :, None]

@@ -201,7 +201,7 @@ def _measure(space: Space, tasks: list[Task]) -> tuple[str, str, str]:
         for task in tasks:
             if objective.task == task.name:
                 return task.name, objective.name, objective.goal
-    first = tasks[0].metrics[0]
+    first = tasks[0].primary
     return tasks[0].name, first.name, first.goal
 
 

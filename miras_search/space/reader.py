@@ -256,7 +256,7 @@ class _Reader:
             first = tasks[0] if tasks else None
             if first is None:
                 return []
-            metric = first.metrics[0]
+            metric = first.primary
             return [Objective(metric=f"{first.name}.{metric.name}", goal=metric.goal)]
         found: list[Objective] = []
         items = node.value if isinstance(node.value, list) else [node]

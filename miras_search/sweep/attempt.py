@@ -140,7 +140,7 @@ class Attempt:
             if not ahead:
                 self._end(finish(trainer))
                 return None
-            trainer.rungs.append({"tokens": trainer.tokens, "metrics": trainer.evaluate()})
+            trainer.rungs.append({"tokens": trainer.tokens, "metrics": trainer.evaluate(trainer.task.compared_on)})
             trainer.save()
             rung = len(trainer.rungs) - 1
             self._note(event="rung", rung=rung, **trainer.rungs[rung])

@@ -8,9 +8,10 @@ resumes anywhere at once and every design sees the same data in the same order. 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from miras_search.candidate import Candidate
 
 IGNORE = -100
 """Target of a position that is not scored."""
@@ -41,10 +44,25 @@ class Metric(NamedTuple):
     unit: str = ""
 
 
-class Batch(NamedTuple):
-    """Rows of tokens and what is to be predicted.
+class Published(NamedTuple):
+    """What a publication reports on a task.
 
-    `inputs`, `targets`: int64 [B, T]; the logits at position t are scored against `targets[:, t]`, -100 is not scored.
+    `source`: where the definition stands. `metric`: what it counts, one of the task's metrics. `numbers`: results as printed, with
+    their scale. `grid`: optimiser fields it tries, the best on the test set counting.
+    """
+
+    source: str
+    metric: str
+    numbers: str = ""
+    grid: Mapping[str, tuple[float, ...]] = {}
+
+
+class Batch(NamedTuple):
+    """Rows and what is to be predicted.
+
+    `inputs`, `targets`: int64 [B, T]; the logits at position t are scored against `targets[:, t]`, -100 is not scored. For a task
+    of vectors (`head: memory`), float32: `inputs` [B, T, 3, D] the queries, keys and values that drive a memory, `targets`
+    [B, T, D] what it should answer; every position is scored.
     `reset`: bool [B, T], True at the first token of a new document inside a row; None where no row has any.
     """
 
@@ -94,6 +112,9 @@ class Totals:
 
     `late_*`: the same over the second half of every row (t >= T // 2), where there is more context to use.
     `lengths`: int64 [vocab], bytes a token decodes to; None for tasks that are not text.
+    `row_accuracy`: sum over rows of the share of a row's scored tokens that were predicted; `exact`: rows with all of them.
+    `hits`, `asked`, `said`: by class, how often it was predicted rightly, was the target, was predicted at a scored position.
+    `at`: by position in the row, columns count, nll, correct, bytes; float64 [T, 4].
     """
 
     lengths: torch.Tensor | None = None
@@ -104,27 +125,50 @@ class Totals:
     late_count: int = 0
     late_nll: float = 0.0
     late_bytes: int = 0
+    rows: int = 0
+    row_accuracy: float = 0.0
+    exact: int = 0
+    hits: torch.Tensor | None = None
+    asked: torch.Tensor | None = None
+    said: torch.Tensor | None = None
+    at: torch.Tensor | None = None
+    floor: float | None = None
+    """Mean loss of the known optimum or baseline on the same split (`TaskData.floor`)."""
 
-    def add(self, nll: torch.Tensor, correct: torch.Tensor, targets: torch.Tensor) -> None:
+    def add(self, nll: torch.Tensor, predicted: torch.Tensor, targets: torch.Tensor) -> None:
         """Take in a batch.
 
         Args:
             nll: float [B, T], nats; summed in float64. Positions whose target is -100 may hold anything.
-            correct: bool [B, T], the most likely token is the target.
+            predicted: int64 [B, T], the most likely token.
             targets: int64 [B, T].
         """
+        import torch
+
+        nll, predicted, targets = nll.cpu(), predicted.cpu(), targets.cpu()
         scored = targets != IGNORE
         nats = nll.double().masked_fill(~scored, 0.0)
+        right = (predicted == targets) & scored
+        sizes = torch.zeros_like(targets)
+        if self.lengths is not None:
+            sizes = self.lengths.to(targets.device)[targets.clamp_min(0)].masked_fill(~scored, 0)
         half = targets.shape[1] // 2
         self.count += int(scored.sum())
         self.nll += float(nats.sum())
-        self.correct += int((correct.bool() & scored).sum())
+        self.correct += int(right.sum())
+        self.bytes += int(sizes.sum())
         self.late_count += int(scored[:, half:].sum())
         self.late_nll += float(nats[:, half:].sum())
-        if self.lengths is not None:
-            lengths = self.lengths.to(targets.device)[targets.clamp_min(0)].masked_fill(~scored, 0)
-            self.bytes += int(lengths.sum())
-            self.late_bytes += int(lengths[:, half:].sum())
+        self.late_bytes += int(sizes[:, half:].sum())
+        of_row, right_of_row = scored.sum(1), right.sum(1)
+        some = of_row > 0
+        self.rows += int(some.sum())
+        self.row_accuracy += float((right_of_row[some] / of_row[some].double()).sum())
+        self.exact += int((right_of_row == of_row)[some].sum())
+        self.hits = _grown(self.hits, torch.bincount(targets[right]))
+        self.asked = _grown(self.asked, torch.bincount(targets[scored]))
+        self.said = _grown(self.said, torch.bincount(predicted[scored]))
+        self.at = _grown(self.at, torch.stack([x.double().sum(0) for x in (scored, nats, right, sizes)], 1))
 
     @property
     def mean_nll(self) -> float:
@@ -135,6 +179,41 @@ class Totals:
     def accuracy(self) -> float:
         """Fraction of the scored tokens that were the most likely one (micro); NaN if none was scored."""
         return self.correct / self.count if self.count else math.nan
+
+    @property
+    def macro_accuracy(self) -> float:
+        """Mean over classes of the fraction of a class that was predicted; NaN if none was scored.
+
+        As MAD counts it (torchmetrics, `average="macro"`): a class that is predicted and never asked for counts 0.
+        """
+        if self.hits is None or self.asked is None or self.said is None:
+            return math.nan
+        asked = _grown(self.asked, self.said * 0)
+        hits = _grown(self.hits, asked * 0)
+        known = (asked + _grown(self.said, asked * 0)) > 0
+        return float((hits[known] / asked[known].clamp_min(1).double()).mean()) if bool(known.any()) else math.nan
+
+    @property
+    def mean_row_accuracy(self) -> float:
+        """Mean over rows of a row's accuracy (per example); NaN if none was scored."""
+        return self.row_accuracy / self.rows if self.rows else math.nan
+
+    @property
+    def exact_rows(self) -> float:
+        """Share of the rows of which every scored token was predicted; NaN if none was scored."""
+        return self.exact / self.rows if self.rows else math.nan
+
+
+def _grown(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
+    """The sum of two tables, the shorter one ending in zeros."""
+    import torch
+
+    if total is None:
+        return more
+    out = torch.zeros(max(len(total), len(more)), *total.shape[1:], dtype=total.dtype)
+    out[: len(total)] += total
+    out[: len(more)] += more
+    return out
 
 
 class TaskData(ABC):
@@ -186,19 +265,35 @@ class TaskData(ABC):
         """Empty sums for one evaluation."""
         return Totals()
 
+    def floor(self, split: Literal["validation", "test"]) -> float | None:
+        """Mean loss of the known optimum or baseline on the fixed batches of a split; None where none is known."""
+        return None
+
 
 class Task(Choice, ABC):
     """Base of all tasks: what a trial trains on and is judged by.
 
     `name` is how ledger and objectives call the task (`name.accuracy`); by default its kind. `batch`: rows a step.
+    `protocol`: `sound` compares candidates on validation data, by the first metric, accuracy over all scored tokens (micro); `paper`
+    does what the publication does: its metric, on the test set itself, the best of its learning-rate grid counting.
     """
 
     role: ClassVar[str] = "task"
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "max"), Metric("nll", "min", "nats/token"))
-    """What `metrics_from` returns; the first is the primary one."""
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "max"),
+        Metric("nll", "min", "nats/token"),
+        Metric("macro_accuracy", "max"),
+        Metric("row_accuracy", "max"),
+        Metric("exact", "max"),
+    )
+    """What `metrics_from` returns; the first is the primary one of `protocol: sound`."""
+    head: ClassVar[Literal["tokens", "autoencoder", "memory"]] = "tokens"
+    """What is trained: a language model, one whose last vector a decoder unfolds, or a bare memory (`miras_search.heads`)."""
+    published: ClassVar[Published | None] = None
 
     name: str = Field("", pattern=r"^([A-Za-z][A-Za-z0-9_-]*)?$", validate_default=True)
     batch: int = Field(32, ge=1, le=65536)
+    protocol: Literal["sound", "paper"] = "sound"
 
     if TYPE_CHECKING:  # a field in one variant, derived from others in the next: a property here would shadow the field
 
@@ -227,6 +322,26 @@ class Task(Choice, ABC):
         return None
 
     @property
+    def primary(self) -> Metric:
+        """What candidates are compared by: the publication's metric under `protocol: paper`, else the first."""
+        wanted = self.published.metric if self.protocol == "paper" and self.published is not None else ""
+        return next((metric for metric in self.metrics if metric.name == wanted), self.metrics[0])
+
+    @property
+    def compared_on(self) -> Literal["validation", "test"]:
+        """The split that candidates are compared on; publications without a validation set take the test set."""
+        return "test" if self.protocol == "paper" else "validation"
+
+    def grid(self) -> list[dict[str, float]]:
+        """Settings of the optimiser that `protocol: paper` trains every design with, the best counting; else one, empty."""
+        axes = self.published.grid if self.protocol == "paper" and self.published is not None else {}
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+    def trained(self, candidate: Candidate) -> Candidate:
+        """The candidate as this task trains it; a task of vectors replaces its backbone."""
+        return candidate
+
+    @property
     def longer(self) -> str:
         """How to lengthen the rows, for hints."""
         return "raise the task's `context`"
@@ -245,7 +360,13 @@ class Task(Choice, ABC):
 
     def metrics_from(self, totals: Totals) -> dict[str, float]:
         """The metrics of a split, keys as in `metrics`."""
-        return {"accuracy": totals.accuracy, "nll": totals.mean_nll}
+        return {
+            "accuracy": totals.accuracy,
+            "nll": totals.mean_nll,
+            "macro_accuracy": totals.macro_accuracy,
+            "row_accuracy": totals.mean_row_accuracy,
+            "exact": totals.exact_rows,
+        }
 
     def check_chunk(self, chunk: int) -> None:
         """Refuse a design whose chunk is longer than a row: its gradients would never leave the first chunk.
@@ -303,7 +424,7 @@ class Draws:
         return np.argsort(self.raw(rows, n), axis=1).astype(np.int64)
 
 
-def to_batch(inputs: NDArray[np.int64], targets: NDArray[np.int64], reset: NDArray[np.bool_] | None = None) -> Batch:
+def to_batch(inputs: NDArray[Any], targets: NDArray[Any], reset: NDArray[np.bool_] | None = None) -> Batch:
     """Arrays as a batch of tensors on the CPU."""
     import numpy as np
     import torch
@@ -315,9 +436,9 @@ def to_batch(inputs: NDArray[np.int64], targets: NDArray[np.int64], reset: NDArr
 
 
 def batches_hash(batches: Iterable[Batch]) -> str:
-    """First 16 hex digits of the SHA-256 of inputs and targets, int64 little-endian."""
+    """First 16 hex digits of the SHA-256 of inputs and targets, little-endian int64 (vectors: float32)."""
     digest = hashlib.sha256()
     for batch in batches:
         for tensor in (batch.inputs, batch.targets):
-            digest.update(tensor.numpy().astype("<i8").tobytes())
+            digest.update(tensor.numpy().astype("<f4" if tensor.is_floating_point() else "<i8").tobytes())
     return digest.hexdigest()[:16]

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import (
-    IGNORE,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Batch,
-    Draws,
-    Metric,
-    Stream,
-    Task,
-    TaskData,
-    Totals,
-    to_batch,
-)
+from miras_search.tasks.base import IGNORE, Draws, Metric, Task, Totals
+from miras_search.tasks.synthetic import Split, Synthetic
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from miras_search.tasks.synthetic import Rows
 
 SOLVED = 0.95
 """Accuracy from which on a run counts as solved."""
 
-_EPOCH = 3  # the stream that orders the batches of a finite training set
-_BLOCK = 128  # rows drawn at once for validation and test
 
-
-class Mqar(Task):
+class Mqar(Synthetic):
     """Multi-query associative recall: write key-value pairs, then ask for the value of each key.
 
     A row: `pairs + rewrites` writes `k v` in random order, `gap` separators, and `pairs` queries, one a key, shuffled.
@@ -60,11 +42,7 @@ class Mqar(Task):
     """
 
     kind: Literal["mqar"] = "mqar"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "max"),
-        Metric("nll", "min", "nats/answer"),
-        Metric("solved", "max"),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = (*Task.metrics, Metric("solved", "max"))
 
     pairs: int = Field(8, ge=1, le=4096)
     rewrites: int = Field(8, ge=0, le=4096)
@@ -72,18 +50,11 @@ class Mqar(Task):
     values: int = Field(32, ge=2, le=65536)
     gap: int = Field(8, ge=0, le=65536)
     query: Literal["filler", "answer", "dense"] = "filler"
-    train: int = Field(0, ge=0)
-    validation: int = Field(512, ge=1)
-    test: int = Field(1024, ge=1)
 
     @model_validator(mode="after")
     def _enough_symbols(self) -> Mqar:
         if self.pairs > self.keys:
             raise ValueError(f"pairs: {self.pairs} distinct keys cannot be drawn from keys: {self.keys}; raise keys")
-        if 0 < self.train < self.batch:
-            raise ValueError(
-                f"train: {self.train} rows do not fill a batch of {self.batch}; lower batch or use train: 0"
-            )
         return self
 
     @property
@@ -106,91 +77,41 @@ class Mqar(Task):
         """How to lengthen the rows."""
         return "raise the task's `pairs`, `rewrites` or `gap`"
 
-    def prepare(self, cache: Path | None = None) -> MqarData:
-        """Nothing to read: sequences are drawn when asked for."""
-        return MqarData(self)
+    def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
+        """Sequences and their targets, int64 [rows, T]; targets are -100 but at queries."""
+        import numpy as np
+
+        pairs, writes, row = self.pairs, self.pairs + self.rewrites, np.arange(rows)[:, None]
+        keys = 1 + draws.orders(rows, self.keys)[:, :pairs]  # [rows, pairs], distinct
+        owner = np.broadcast_to(np.arange(pairs), (rows, pairs))
+        owner = np.concatenate([owner, draws.below(pairs, rows, self.rewrites)], axis=1)
+        owner = owner[row, draws.orders(rows, writes)]  # [rows, writes]: whose value the n-th write sets
+        value = 1 + self.keys + draws.below(self.values, rows, writes)
+        # the slot of a key's last write: the largest n with owner n
+        slots = np.where(owner[:, :, None] == np.arange(pairs), np.arange(writes)[:, None], -1).max(axis=1)
+        answer = value[row, slots]  # [rows, pairs]
+        asked = draws.orders(rows, pairs)
+
+        inputs = np.zeros((rows, self.context), dtype=np.int64)
+        targets = np.full((rows, self.context), IGNORE, dtype=np.int64)
+        inputs[:, 0 : 2 * writes : 2] = keys[row, owner]
+        inputs[:, 1 : 2 * writes : 2] = value
+        start, stride = 2 * writes + self.gap, 1 if self.query == "dense" else 2
+        inputs[:, start::stride] = keys[row, asked]
+        targets[:, start::stride] = answer[row, asked]
+        if self.query == "answer":
+            inputs[:, start + 1 :: 2] = answer[row, asked]
+        elif self.query == "filler":
+            inputs[:, start + 1 :: 2] = 1 + self.keys + draws.below(self.values, rows, pairs)
+        return inputs, targets
+
+    def spell(self, token: int) -> str:
+        """`k3 v17 .. | | k3`: keys, values and separators by number."""
+        return "|" if token == 0 else f"k{token - 1}" if token <= self.keys else f"v{token - 1 - self.keys}"
 
     def metrics_from(self, totals: Totals) -> dict[str, float]:
         """Accuracy and nll over all answers; solved is 1 from accuracy .95 on."""
-        accuracy = totals.accuracy
-        return {"accuracy": accuracy, "nll": totals.mean_nll, "solved": float(accuracy >= SOLVED)}
-
-
-class MqarData(TaskData):
-    """Sequences of `Mqar`: the training seed, validation and test have streams of random numbers of their own."""
-
-    def __init__(self, task: Mqar) -> None:
-        super().__init__(task)
-        self.task = task
-
-    def train(self, seed: int) -> Stream:
-        """Fresh sequences at every step, or those of a finite set, in an order given by the seed."""
-        task = self.task
-        if not task.train:
-            return Stream(lambda step: to_batch(*draw(task, Draws(seed, TRAIN, step), task.batch)))
-        per_epoch = task.train // task.batch
-
-        def batch(step: int) -> Batch:
-            epoch, place = divmod(step, per_epoch)
-            chosen = int(Draws(seed, _EPOCH, epoch).orders(1, per_epoch)[0, place])
-            return to_batch(*draw(task, Draws(0, TRAIN, chosen), task.batch))
-
-        return Stream(batch)
-
-    def validation(self) -> list[Batch]:
-        """`validation` sequences, always the same."""
-        return self._fixed(VALIDATION, self.task.validation)
-
-    def test(self) -> list[Batch]:
-        """`test` sequences, always the same."""
-        return self._fixed(TEST, self.task.test)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """`k3 v17 .. | | k3`: keys, values and separators by number."""
-        keys = self.task.keys
-        return " ".join("|" if i == 0 else f"k{i - 1}" if i <= keys else f"v{i - 1 - keys}" for i in ids)
-
-    def _fixed(self, stream: int, rows: int) -> list[Batch]:
-        import numpy as np
-
-        # drawn in blocks of a constant size, so the set does not depend on the batch, and a larger one begins alike
-        blocks = [draw(self.task, Draws(0, stream, block), _BLOCK) for block in range(-(-rows // _BLOCK))]
-        inputs, targets = (np.concatenate(arrays)[:rows] for arrays in zip(*blocks, strict=True))
-        starts = range(0, rows, self.batch)
-        return [to_batch(inputs[i : i + self.batch], targets[i : i + self.batch]) for i in starts]
-
-
-def draw(task: Mqar, draws: Draws, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sequences and their targets.
-
-    Returns:
-        inputs, targets: int64 [rows, T]; targets are -100 but at queries.
-    """
-    import numpy as np
-
-    pairs, writes, row = task.pairs, task.pairs + task.rewrites, np.arange(rows)[:, None]
-    keys = 1 + draws.orders(rows, task.keys)[:, :pairs]  # [rows, pairs], distinct
-    owner = np.broadcast_to(np.arange(pairs), (rows, pairs))
-    owner = np.concatenate([owner, draws.below(pairs, rows, task.rewrites)], axis=1)
-    owner = owner[row, draws.orders(rows, writes)]  # [rows, writes]: whose value the n-th write sets
-    value = 1 + task.keys + draws.below(task.values, rows, writes)
-    # the slot of a key's last write: the largest n with owner n
-    slots = np.where(owner[:, :, None] == np.arange(pairs), np.arange(writes)[:, None], -1).max(axis=1)
-    answer = value[row, slots]  # [rows, pairs]
-    asked = draws.orders(rows, pairs)
-
-    inputs = np.zeros((rows, task.context), dtype=np.int64)
-    targets = np.full((rows, task.context), IGNORE, dtype=np.int64)
-    inputs[:, 0 : 2 * writes : 2] = keys[row, owner]
-    inputs[:, 1 : 2 * writes : 2] = value
-    start, stride = 2 * writes + task.gap, 1 if task.query == "dense" else 2
-    inputs[:, start::stride] = keys[row, asked]
-    targets[:, start::stride] = answer[row, asked]
-    if task.query == "answer":
-        inputs[:, start + 1 :: 2] = answer[row, asked]
-    elif task.query == "filler":
-        inputs[:, start + 1 :: 2] = 1 + task.keys + draws.below(task.values, rows, pairs)
-    return inputs, targets
+        return super().metrics_from(totals) | {"solved": float(totals.accuracy >= SOLVED)}
 
 
 VARIANTS = register(Mqar)

@@ -1,0 +1,112 @@
+"""Tasks whose rows are drawn from random numbers: fresh ones or a finite set for training, fixed ones to compare on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from miras_search.tasks.base import TEST, TRAIN, VALIDATION, Batch, Draws, Stream, Task, TaskData, to_batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = tuple[NDArray[Any], NDArray[Any]]
+
+Split = Literal["train", "validation", "test"]
+
+_EPOCH = 3  # the stream that orders the batches of a finite training set
+_BLOCK = 128  # rows drawn at once for validation and test
+
+
+class Synthetic(Task):
+    """Base of tasks that are drawn: a subclass gives `draw`, and `spell` for people.
+
+    `train`: distinct training rows, whose batches come in a new order every epoch; 0: fresh ones every step.
+    `validation`, `test`: rows of the fixed sets; they depend on nothing but the fields.
+    """
+
+    train: int = Field(0, ge=0)
+    validation: int = Field(512, ge=1)
+    test: int = Field(1024, ge=1)
+
+    @model_validator(mode="after")
+    def _batch_is_full(self) -> Synthetic:
+        if 0 < self.train < self.batch:
+            raise ValueError(
+                f"train: {self.train} rows do not fill a batch of {self.batch}; lower batch or use train: 0"
+            )
+        return self
+
+    @abstractmethod
+    def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
+        """Inputs and targets of `rows` rows, arrays as in `Batch`; vectorised over rows."""
+
+    def spell(self, token: int) -> str:
+        """A token as a person reads it."""
+        return str(token)
+
+    def prepare(self, cache: Path | None = None) -> TaskData:
+        """Nothing to read: rows are drawn when asked for."""
+        return Drawn(self)
+
+
+class Drawn(TaskData):
+    """Rows of a `Synthetic` task: the training seed, validation and test have streams of random numbers of their own."""
+
+    def __init__(self, task: Synthetic) -> None:
+        super().__init__(task)
+        self.task = task
+
+    def train(self, seed: int) -> Stream:
+        """Fresh rows at every step, or those of a finite set, in an order given by the seed."""
+        task = self.task
+        if not task.train:
+            return Stream(lambda step: to_batch(*task.draw(Draws(seed, TRAIN, step), task.batch)))
+        per_epoch = task.train // task.batch
+
+        def batch(step: int) -> Batch:
+            epoch, place = divmod(step, per_epoch)
+            chosen = int(Draws(seed, _EPOCH, epoch).orders(1, per_epoch)[0, place])
+            return to_batch(*task.draw(Draws(0, TRAIN, chosen), task.batch))
+
+        return Stream(batch)
+
+    def validation(self) -> list[Batch]:
+        """`validation` rows, always the same."""
+        return self._fixed("validation")
+
+    def test(self) -> list[Batch]:
+        """`test` rows, always the same."""
+        return self._fixed("test")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Tokens by name, with spaces between."""
+        return " ".join(self.task.spell(i) for i in ids)
+
+    def _fixed(self, split: Literal["validation", "test"]) -> list[Batch]:
+        inputs, targets = fixed(self.task, split)
+        starts = range(0, len(inputs), self.batch)
+        return [to_batch(inputs[i : i + self.batch], targets[i : i + self.batch]) for i in starts]
+
+
+def fixed(task: Synthetic, split: Literal["validation", "test"]) -> Rows:
+    """All rows of a fixed set."""
+    import numpy as np
+
+    rows, stream = (task.validation, VALIDATION) if split == "validation" else (task.test, TEST)
+    # drawn in blocks of a constant size, so the set does not depend on the batch, and a larger one begins alike
+    blocks = [task.draw(Draws(0, stream, block), _BLOCK, split) for block in range(-(-rows // _BLOCK))]
+    inputs, targets = (np.concatenate(arrays)[:rows] for arrays in zip(*blocks, strict=True))
+    return inputs, targets
+
+
+def pick(values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+    """`values[row, index[row]]`: [rows, n], [rows, m] -> [rows, m]."""
+    import numpy as np
+
+    return np.take_along_axis(values, index, axis=1)
