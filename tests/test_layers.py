@@ -24,6 +24,7 @@ LAYERS = [
     ("codegen",),
     ("op",),
     ("model",),
+    ("heads",),
     ("ledger",),
     ("runs", "checkpoint", "optimiser"),
     ("trial",),
@@ -47,7 +48,7 @@ INSIDE = {
 }
 """The same inside a package, one after another."""
 
-TORCH = {"reference", "codegen", "op", "model", "checkpoint", "optimiser", "trial", "sweep", "export"}
+TORCH = {"reference", "codegen", "op", "model", "heads", "checkpoint", "optimiser", "trial", "sweep", "export"}
 """The only ones that may import torch, by themselves or through another, when they are imported."""
 RAY = "sweep.ray_tune"
 HEAVY = ("torch", "ray", "optuna", "transformers", "datasets", "triton")

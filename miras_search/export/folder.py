@@ -72,6 +72,12 @@ def export(
         raise ExportError(
             f"its task {record.task} is not in space.yaml", where=str(folder.path), hint="export another trial"
         )
+    if task.head != "tokens":
+        raise ExportError(
+            f"trial {record.key} is of task {task.name} and no language model: it trained a head of its own ({task.head})",
+            where=str(folder.path),
+            hint="export a trial of another task, by its key",
+        )
     emitted = folder.path / "designs" / f"{candidate.design.fingerprint}.py"
     measured = record.model_dump(
         mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"}
@@ -178,6 +184,7 @@ def choose(run: RunFolder, space: Space, key: str | None = None) -> Chosen:
     if not pool:
         pool, rest = done, ""
     present = [task for task in space.tasks if any(record.task == task.name for record in pool)]
+    present = [task for task in present if task.head == "tokens"] or present
     if not present:
         raise ExportError(
             "its trials are of tasks that are not in space.yaml", where=where, hint="name a trial by its key"
