@@ -1,4 +1,4 @@
-"""A candidate: a design inside a model of a given size, and how it is trained. Counts what it costs; solves `match`.
+"""A candidate: a design inside a model of a given size, and how it is trained. Counts what it costs.
 
 The counts are formulas, so that thousands of draws can be costed without building a model; tests hold them to the built one.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from miras_search import named
 from miras_search.choice import Frozen
 from miras_search.design import Design, digest
-from miras_search.errors import DesignError, MatchError
+from miras_search.errors import DesignError
 
 
 def _known(part: Design | str) -> Design | str:
@@ -237,56 +237,6 @@ def layer_flops(design: Design, width: int, heads: int, context: int) -> int:
         return layer + 2 * heads * sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
     window = getattr(design.memory, "window", None) or context
     return layer + 4 * width * min(window, context // 2)
-
-
-class Match(Frozen):
-    """Make candidates equal in size before they are compared.
-
-    `parameters`: the target. `by`: what is changed to reach it, the model's `width` or the SwiGLU's hidden width (`ffn`).
-    """
-
-    parameters: int = Field(gt=0)
-    by: Literal["width", "ffn"] = "width"
-    tolerance: float = Field(0.02, gt=0.0, lt=1.0)
-
-
-class Certificate(Frozen):
-    """What `match` reached: the count, and by how much it misses the target."""
-
-    target: int
-    parameters: int
-    relative_error: float
-
-
-def match(candidate: Candidate, target: Match, vocab: int) -> tuple[Candidate, Certificate]:
-    """The candidate, resized to the target.
-
-    Raises:
-        MatchError: if no size is within the tolerance; names the nearest one.
-    """
-    backbone = candidate.backbone
-
-    def sized(n: int) -> Candidate:
-        changed = {"width": n * backbone.heads} if target.by == "width" else {"ffn": n / backbone.width}
-        return candidate.model_copy(update={"backbone": backbone.model_copy(update=changed)})
-
-    low, high = (2, 16384 // backbone.heads) if target.by == "width" else (1, 16 * backbone.width)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if sized(middle).parameters(vocab) > target.parameters:
-            high = middle
-        else:
-            low = middle
-    best = min((sized(n) for n in (low, high)), key=lambda c: abs(c.parameters(vocab) - target.parameters))
-    count = best.parameters(vocab)
-    error = (count - target.parameters) / target.parameters
-    if abs(error) > target.tolerance:
-        raise MatchError(
-            f"no {target.by} gives {target.parameters} parameters within {target.tolerance:.0%}; the nearest is {count} "
-            f"({error:+.1%}) at width {best.backbone.width}, ffn {best.backbone.ffn:g}",
-            hint=f"ask for {count}, widen `tolerance`, or match by {'ffn' if target.by == 'width' else 'width'}",
-        )
-    return best, Certificate(target=target.parameters, parameters=count, relative_error=error)
 
 
 def rebuild() -> None:

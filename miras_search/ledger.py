@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from miras_search.candidate import Candidate
 from miras_search.choice import Frozen
 from miras_search.errors import RunError
+from miras_search.match import Certificate
 
 LEDGER = "ledger.jsonl"
 SCHEMA_VERSION = 1
@@ -59,6 +60,9 @@ class Record(Frozen):
     fingerprint: str = Field(description="identity of the candidate; 12 hex digits")
     structure: str = Field(description="identity of the generated code; 12 hex digits")
     label: str = Field("", description="name of the published design; empty if it is none")
+    match: dict[str, Certificate] = Field(
+        default_factory=dict, description="sizes asked for, by cost, and what was reached"
+    )
     metrics: dict[str, float] = Field(default_factory=dict, description="validation metrics at the end of the budget")
     rungs: list[Rung] = Field(default_factory=list, description="evaluations on the way, by tokens")
     parameters: int = Field(0, ge=0, description="trained numbers of the model")

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from strategies import designs
 
 from miras_search import named
-from miras_search.candidate import Backbone, Candidate, Match, Optimiser, match
+from miras_search.candidate import Backbone, Candidate, Optimiser
 from miras_search.design import Block, Design
-from miras_search.errors import MatchError
 from miras_search.memory import Cache
 from miras_search.model import build
 from miras_search.named import HYBRIDS, NAMED, composition
@@ -143,39 +142,6 @@ def test_operations_of_linear_attention_by_hand() -> None:
     products = 5 * 64 * 64 + 3 * 64 * 4 + 3 * 64 * 128
     assert candidate.flops_per_token(1) >= 2 * (products + 2 * 2 * 32 * 32)
     assert candidate.flops_per_token(1) <= 2 * (products + 4 * 2 * 32 * 32)
-
-
-@pytest.mark.parametrize("by", ["width", "ffn"])
-@pytest.mark.parametrize("name", NAMED)
-def test_match_solves_within_its_tolerance(name: str, by: Any) -> None:
-    candidate = Candidate(design=NAMED[name].design, backbone=Backbone(width=96, layers=2, heads=2))
-    target = Match(parameters=400_000, by=by)
-    solved, certificate = match(candidate, target, 256)
-    assert solved.parameters(256) == certificate.parameters
-    assert certificate.relative_error == pytest.approx(certificate.parameters / 400_000 - 1.0)
-    assert abs(certificate.relative_error) <= 0.02
-    assert solved.design == candidate.design
-    Candidate.model_validate(solved.model_dump())
-    again, _ = match(solved, target, 256)
-    assert again == solved
-
-
-def test_match_finds_the_nearest_of_all_sizes() -> None:
-    candidate = Candidate(design=NAMED["deltanet"].design)
-    target = Match(parameters=60_000, tolerance=0.5)
-    solved, certificate = match(candidate, target, 64)
-    counts = [candidate.model_copy(update={"backbone": Backbone(width=2 * n)}).parameters(64) for n in range(2, 200)]
-    assert abs(certificate.parameters - 60_000) == min(abs(c - 60_000) for c in counts)
-    assert solved.backbone.width % solved.backbone.heads == 0
-
-
-def test_an_impossible_match_names_the_nearest() -> None:
-    candidate = Candidate(design=NAMED["yaad"].design, backbone=Backbone(heads=16, width=64))
-    with pytest.raises(
-        MatchError, match=r"no width gives 2000 parameters within 2%; the nearest is \d+ \(\+"
-    ) as caught:
-        match(candidate, Match(parameters=2000), 512)
-    assert "match by ffn" in str(caught.value)
 
 
 def test_width_must_be_a_multiple_of_heads() -> None:

@@ -18,6 +18,7 @@ LAYERS = [
     ("design",),
     ("named",),
     ("candidate", "tasks"),
+    ("match",),
     ("plugin",),
     ("space",),
     ("reference",),

@@ -151,7 +151,7 @@ def test_defaults() -> None:
     assert on.name == "s"
     assert [(o.metric, o.goal) for o in on.objectives] == [("mqar.accuracy", "max")]
     assert (on.search.sampler, on.search.seed, on.search.parallel, on.search.trials) == ("tpe", 0, 2, 12)
-    assert (on.seeds, on.halving, on.timeout_s, on.match, on.start_with, on.rows) == (1, None, None, None, (), 1)
+    assert (on.seeds, on.halving, on.timeout_s, on.match, on.start_with, on.rows) == (1, None, None, (), (), 1)
 
 
 def test_settings() -> None:

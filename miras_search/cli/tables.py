@@ -104,9 +104,8 @@ def _plan(space: Space) -> list[tuple[str, str]]:
     rows = [("start with", ", ".join(space.start_with))] if space.start_with else []
     rows += [("task" if len(tasks) == 1 else "tasks", ", ".join(tasks)), ("seeds", str(space.seeds))]
     rows.append(("objectives", ", ".join(f"{o.metric} ({_BETTER[o.goal]})" for o in space.objectives)))
-    if space.match is not None:
-        what = f"{space.match.parameters:,} parameters within {space.match.tolerance:.0%}, by {space.match.by}"
-        rows.append(("match", what))
+    if space.match:
+        rows.append(("match", "; ".join(map(str, space.match))))
     if space.halving is not None:
         shown = ", ".join(f"{rung:g}" for rung in space.halving.rungs)
         rows.append(("halving", f"the best {space.halving.keep:.0%} go on at {shown} of the budget"))

@@ -57,6 +57,7 @@ DATA_DICTIONARY: dict[str, Column] = {
     "block.*": Column("fields of the block around the memory"),
     "backbone.*": Column("size of the model, after `match` was solved"),
     "optimiser.*": Column("AdamW and its schedule"),
+    "match.*": Column("size asked for, size reached, by what, and the relative error"),
     "hashes.*": Column("digest of the data of that name"),
     "rejected.*": Column("draws refused before this suggestion for that reason", "draws"),
     "step": Column("optimiser step, from 1 (table of steps)"),
@@ -72,7 +73,7 @@ STRINGS = ("key", "label", *CHOICES, "task", "status", "cause", "fingerprint", "
 _HEAD = ("run", "key", "n", "label", *CHOICES, "task", "seed", "status", "cause")
 _TAIL = ("parameters", "state_bytes", "flops_per_token", "tokens", "steps", "seconds", "tokens_per_second")
 _LAST = ("path", "path_reason", "fingerprint", "structure", "attempts", "time")
-GROUPS = (*CHOICES, "block", "backbone", "optimiser", "hashes", "rejected")
+GROUPS = (*CHOICES, "block", "backbone", "optimiser", "match", "hashes", "rejected")
 
 
 def columns_of(frame: pd.DataFrame, group: str) -> list[str]:

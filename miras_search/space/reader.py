@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from miras_search.candidate import Backbone, Match, Optimiser
+from miras_search.candidate import Backbone, Optimiser
 from miras_search.choice import Choice, variants
 from miras_search.design import Design
+from miras_search.match import Constraints, Match
 from miras_search.named import NAMED
 from miras_search.space.counting import PARTS
 from miras_search.space.domain import Alternatives, Domain, Fixed, Struct
@@ -22,8 +23,8 @@ from miras_search.space.settings import COSTS, Budget, Halving, Objective, Searc
 from miras_search.tasks import Task
 
 KEYS = (
-    "name", "description", "design", "start_with", "backbone", "optimiser", "match", "tasks", "budget", "seeds",
-    "objectives", "search", "halving", "timeout_s",
+    "name", "description", "design", "start_with", "backbone", "optimiser", "match", "constraints", "tasks", "budget",
+    "seeds", "objectives", "search", "halving", "timeout_s",
 )  # fmt: skip
 IN_DESIGN = (*PARTS, "block")
 
@@ -98,7 +99,8 @@ class _Reader:
             "backbone": self.part("backbone", Backbone),
             "optimiser": self.part("optimiser", Optimiser),
             "start_with": tuple(start_with),
-            "match": self.settings("match", Match),
+            "match": tuple(self.match()),
+            "constraints": self.settings("constraints", Constraints),
             "tasks": tuple(tasks),
             "budget": self.budget(tasks),
             "seeds": int(self.number("seeds", 1, whole=True) or 1),
@@ -164,6 +166,23 @@ class _Reader:
     def settings(self, name: str, model: Any) -> Any:
         node = self.keys.get(name)
         return None if node is None or node.value is None else validate(model, node, name, self.problems)
+
+    def match(self) -> list[Match]:
+        node = self.keys.get("match")
+        if node is None or node.value is None:
+            return []
+        found: list[Match] = []
+        for item in node.value if isinstance(node.value, list) else [node]:
+            target = validate(Match, item, "match", self.problems)
+            if target is None:
+                continue
+            for other in found:
+                twice = "by" if other.by == target.by else "cost" if other.cost == target.cost else ""
+                if twice:
+                    what = f"{getattr(target, twice)} is {'solved' if twice == 'by' else 'matched'} twice"
+                    self.problems.add(item.mark, what, "match each cost once, each by another field")
+            found.append(target)
+        return found
 
     def word(self, name: str, default: str) -> str:
         node = self.keys.get(name)

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 import miras_search.tasks  # noqa: F401  (registers the tasks)
-from miras_search.candidate import Backbone, Match, Optimiser
+from miras_search.candidate import Backbone, Optimiser
 from miras_search.choice import Choice, variants
 from miras_search.design import Block
+from miras_search.match import Bounds, Constraints, Match
 from miras_search.named import NAMED
 from miras_search.space.counting import PARTS
 from miras_search.space.fields import Spec
@@ -48,6 +49,9 @@ def json_schema() -> Schema:
     parts: Schema = {part: _open({"$ref": f"#/$defs/{part}"}) for part in PARTS}
     parts["block"] = _open(_struct(Block, searched=True))
     design = _object(parts, list(PARTS)) | {"description": "The four choices and the block around the memory."}
+    target = _struct(Match, searched=False)
+    limits = _struct(Constraints, searched=False)
+    limits["properties"] = dict.fromkeys(limits["properties"], _struct(Bounds, searched=False))
     names = {"oneOf": [{"$ref": "#/$defs/named"}, _many({"$ref": "#/$defs/named"})]}
     task = {"$ref": "#/$defs/task"}
     objective = _object({"metric": {"type": "string"}, "goal": {"enum": ["max", "min"]}}, ["metric"])
@@ -59,7 +63,11 @@ def json_schema() -> Schema:
         "start_with": {"anyOf": names["oneOf"], "description": "Named designs that are tried first."},
         "backbone": _open(_struct(Backbone, searched=True)),
         "optimiser": _open(_struct(Optimiser, searched=True)),
-        "match": _struct(Match, searched=False),
+        "match": {
+            "anyOf": [target, _many(target)],
+            "description": "What every candidate is brought to, in this order.",
+        },
+        "constraints": limits,
         "tasks": {"anyOf": [task, _many(task)], "description": "What trials train on."},
         "task": task | {"description": "Short for a list of one."},
         "budget": _struct(Budget, searched=False),

@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from miras_search import named
-from miras_search.candidate import Backbone, Candidate, Match, Optimiser, match
+from miras_search.candidate import Backbone, Candidate, Optimiser
 from miras_search.design import Design, digest
 from miras_search.errors import DesignError, MirasError, SpaceError
+from miras_search.match import Certificate, Constraints, Cost, Match, certify, match
 from miras_search.space.counting import Size, count_backbones, count_designs, options, too_long
 from miras_search.space.domain import Assignment, Axis, Domain, Grid, Middle, Replay, Struct, Suggest
 from miras_search.space.marks import Problems, Source, nearest
@@ -41,8 +42,9 @@ _CODE = re.compile(r"([a-z][a-z0-9-]*): ")
 class Space:
     """What is searched, on what, for how long. Made by `load` and `from_text`.
 
-    `design`: a structure of the four choices and the block, or names of published designs. `match`: a size that every
-    candidate is brought to. `seeds`: how many each candidate is trained with. `timeout_s`: seconds a trial may take.
+    `design`: a structure of the four choices and the block, or names of published designs. `match`: sizes that every
+    candidate is brought to. `constraints`: what it may cost. `seeds`: how many each candidate is trained with.
+    `timeout_s`: seconds a trial may take.
     """
 
     name: str
@@ -51,7 +53,8 @@ class Space:
     backbone: Domain
     optimiser: Domain
     start_with: tuple[str, ...]
-    match: Match | None
+    match: tuple[Match, ...]
+    constraints: Constraints | None
     tasks: tuple[Task, ...]
     budget: Budget
     seeds: int
@@ -117,7 +120,7 @@ class Space:
         else:
             size = Size(n := self.design.points(), n, n, n)
         backbones, whole = count_backbones(self.backbone)
-        if self.match is not None and self.match.by == "width":
+        if {"width", "heads"} & self._solved:
             whole = backbones
         others = self.optimiser.points()
         return replace(
@@ -126,6 +129,11 @@ class Space:
             valid=None if size.valid_designs is None else size.valid_designs * whole * others,
             continuous=tuple(axis.path for axis in self.axes() if axis.count is None),
         )
+
+    @property
+    def _solved(self) -> set[str]:
+        """Fields that `match` sets."""
+        return {target.by for target in self.match}
 
     def size(self) -> Size:
         """Exact number of discrete points and of valid ones, what is excluded and why. `match` is not solved here."""
@@ -173,7 +181,8 @@ class Space:
             vocab: tokens of the vocabulary, for `match`; by default the first task's.
 
         Raises:
-            DesignError: if the choices do not go together; `refusal_code` gives the reason to count by.
+            DesignError: if the choices do not go together, or a constraint is broken; `refusal_code` gives the reason
+                to count by.
             MatchError: if the size cannot be reached.
             SpaceError: if the assignment is not one of this space.
         """
@@ -194,15 +203,28 @@ class Space:
         if long is not None:
             raise DesignError(str(long))
         width, heads = (plain["backbone"].get(n, Backbone.model_fields[n].default) for n in ("width", "heads"))
-        if self.match is not None and self.match.by == "width":
-            plain["backbone"]["width"] = 2 * heads  # any multiple will do: match replaces it
+        if "heads" in self._solved:
+            plain["backbone"]["heads"] = heads = 1  # any divisor will do: match replaces it
+        if "width" in self._solved:
+            plain["backbone"]["width"] = 2 * heads  # and any multiple
         elif width % heads:
             raise DesignError(f"heads-width: heads {heads} does not divide width {width}; use heads that do")
         backbone, optimiser = _build(Backbone, plain["backbone"]), _build(Optimiser, plain["optimiser"])
         candidate = Candidate(design=design, backbone=backbone, optimiser=optimiser)
-        if self.match is None:
-            return candidate
-        return match(candidate, self.match, self.tasks[0].vocab if vocab is None else vocab)[0]
+        if self.match:
+            candidate, _ = match(candidate, self.match, *self._matched_on(vocab))
+        if self.constraints is not None:
+            for task in self.tasks:
+                self.constraints.check(candidate, task.vocab, task.context)
+        return candidate
+
+    def certificates(self, candidate: Candidate, vocab: int | None = None) -> dict[Cost, Certificate]:
+        """What a candidate of this space has of every size in `match`; empty without one."""
+        return certify(candidate, self.match, *self._matched_on(vocab))
+
+    def _matched_on(self, vocab: int | None) -> tuple[int, int]:
+        first = self.tasks[0]
+        return first.vocab if vocab is None else vocab, first.context
 
     def plain(self) -> dict[str, Any]:
         """The space as plain data, overrides and defaults of the settings filled in."""
@@ -216,8 +238,11 @@ class Space:
             inner = getattr(self, part).plain()
             if inner:
                 out[part] = inner
-        if self.match is not None:
-            out["match"] = self.match.model_dump(mode="json")
+        if self.match:
+            targets = [target.model_dump(mode="json", exclude_none=True) for target in self.match]
+            out["match"] = targets[0] if len(targets) == 1 else targets
+        if self.constraints is not None:
+            out["constraints"] = self.constraints.model_dump(mode="json", exclude_none=True)
         out["tasks"] = [task.model_dump(mode="json") for task in self.tasks]
         out["budget"] = self.budget.model_dump(mode="json")
         out["seeds"] = self.seeds
@@ -252,11 +277,14 @@ class Space:
 def _check(space: Space, reading: Reading) -> None:
     """What no single key shows: conflicts, and a space that excludes everything."""
     keys, problems, size = reading.keys, Problems(), space.size()
-    solved = space.match.by if space.match is not None else ""
-    for struct in options(space.backbone):
-        if solved in struct.fields:
-            at = struct.fields[solved].mark
-            problems.add(at, f"{solved} is solved by match:", f"leave {solved} out, or match by: another field")
+    structs = options(space.backbone)
+    if isinstance(space.design, Struct):
+        structs = [*structs, *options(space.design.fields["memory"])]
+    for solved in space._solved:
+        for struct in structs:
+            if solved in struct.fields:
+                at = struct.fields[solved].mark
+                problems.add(at, f"{solved} is solved by match:", f"leave {solved} out, or match by: another field")
     if space.search.sampler == "grid" and size.continuous:
         at = keys["search"].at(("sampler",)).mark
         what = f"sampler: grid, but {size.continuous[0]} is continuous"

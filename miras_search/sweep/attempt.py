@@ -198,8 +198,8 @@ class Attempt:
     def _whole(self, record: Record) -> Record:
         """With what only the driver and the attempt know."""
         known = self.job.record
-        mine = {"n": known.n, "assignment": known.assignment, "rejected": known.rejected, "attempts": self._attempts}
-        return record.model_copy(update=mine)
+        mine = {name: getattr(known, name) for name in ("n", "assignment", "rejected", "match")}
+        return record.model_copy(update=mine | {"attempts": self._attempts})
 
     @property
     def _progress(self) -> Progress:

@@ -149,17 +149,23 @@ class Driver:
         if not missing:
             return True
         candidate = self.space.candidate(dict(assignment))
+        certificates = self.space.certificates(candidate)
         for seed, task in missing:
             first = (seed, task) == places[0]
             record = blank(candidate, task, self.space.budget.of(task.name), seed)
-            notes = {"n": n, "assignment": dict(assignment), "rejected": rejected if first else {}}
+            notes = {
+                "n": n,
+                "assignment": dict(assignment),
+                "rejected": rejected if first else {},
+                "match": certificates,
+            }
             self._put(record.model_copy(update=notes), task)
         return True
 
     def _put(self, record: Record, task: Task) -> None:
         same = self._by_key.get(record.key)
         if same is not None:  # the same computation under another number: its result is taken over
-            mine = {name: getattr(record, name) for name in ("n", "assignment", "rejected")}
+            mine = {name: getattr(record, name) for name in ("n", "assignment", "rejected", "match")}
             self._commit(same.model_copy(update=mine))
             return
         self._queue.append(
