@@ -34,8 +34,23 @@ class Bias(Choice):
         return True
 
     @property
+    def threshold_(self) -> Literal["none", "data", "learned", "fixed"]:
+        """Where the threshold delta comes from: there is none; predicted for every token; one a head of the outer loop; fixed."""
+        return "none"
+
+    @property
     def thresholded(self) -> bool:
         """Takes a threshold delta for every token."""
+        return self.threshold_ != "none"
+
+    @property
+    def delta_(self) -> float:
+        """The threshold at initialisation."""
+        return 1.0
+
+    @property
+    def of_norm(self) -> bool:
+        """The threshold is one of ||r||, so that it starts in units of the square root of dim_v."""
         return False
 
     @property
@@ -134,6 +149,10 @@ class Lp(Bias):
             cap = "norm" if self.p > 2.0 and not normalised else "none"
         if self.form == "potential" and self.p == 2.0 and self.factor == "unit" and cap == "none":
             return L2()
+        if self.p == 1.0:  # its cotangent is at most one a coordinate, which is where the cap begins
+            return L1(form="smooth" if self.form == "potential" else "tanh", nu=self.nu, eps=self.eps).canonical(
+                normalised
+            )
         return self.model_copy(update={"cap": cap, **({"nu": 10.0} if self.form == "potential" else {})})
 
     def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
@@ -181,7 +200,60 @@ class Lp(Bias):
         return d * slope, xp.zeros_like(r), xp.row_sum(xp.zeros_like(r))
 
 
-class Huber(Bias):
+class L1(Bias):
+    """Value-less: l = ||M(k) - v||_1, so that only the sign of the error is written (Miras Eq 12).
+
+    tanh:   phi = tanh(nu r), the gradient of sum_j log(cosh(nu r_j)) / nu; the paper's surrogate of the sign (Remark 5).
+    smooth: phi = r / sqrt(r^2 + eps), the gradient of sum_j sqrt(r_j^2 + eps).
+    nu is not printed in the paper. The steeper either form, the less of the outer gradient comes through the error.
+    """
+
+    kind: Literal["l1"] = "l1"
+    form: Literal["tanh", "smooth"] = "tanh"
+    nu: float = Field(1.0, gt=0.0, description="slope of the tanh at zero")
+    eps: float = Field(1e-2, gt=0.0, description="of the smooth form")
+
+    def canonical(self, normalised: bool) -> Bias:
+        unused = {"eps": 1e-2} if self.form == "tanh" else {"nu": 1.0}
+        return self.model_copy(update=unused)
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        if self.form == "smooth":
+            return xp.row_sum(xp.sqrt(r * r + self.eps))
+        # log(cosh(x)) without the exponential that overflows.
+        x = self.nu * xp.abs(r)
+        return xp.row_sum(x + xp.log(0.5 + 0.5 * xp.exp(-2.0 * x))) / self.nu
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        if self.form == "smooth":
+            return r / xp.sqrt(r * r + self.eps)
+        return xp.tanh(self.nu * r)
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        if self.form == "smooth":
+            slope = self.eps * xp.power(r * r + self.eps, -1.5)
+        else:
+            t = xp.tanh(self.nu * r)
+            slope = self.nu * (1.0 - t * t)
+        return d * slope, xp.zeros_like(r), xp.row_sum(xp.zeros_like(r))
+
+
+class _Thresholded(Bias):
+    """A bias with a threshold: fields and capabilities that they share."""
+
+    delta: float = Field(1.4142135623730951, gt=0.0)
+    threshold: Literal["data", "learned", "fixed"] = "data"
+
+    @property
+    def threshold_(self) -> Literal["none", "data", "learned", "fixed"]:
+        return self.threshold
+
+    @property
+    def delta_(self) -> float:
+        return self.delta
+
+
+class Huber(_Thresholded):
     """Huber: quadratic near zero, linear beyond the threshold delta (Miras Eq 13-16).
 
     coordinate: phi = clip(r_j, -delta, delta), of l = sum_j H_delta(r_j) (Eq 13-14).
@@ -189,13 +261,11 @@ class Huber(Bias):
     mixture:    phi = r if ||r|| <= delta else delta tanh(nu r), the paper's Yaad (Eq 16, 26); no potential, and it
                 jumps at the threshold. The paper's sign is tanh with a slope nu that it does not print.
     `delta`: threshold at initialisation per square root of dim_v (norm, mixture), or per coordinate.
-    `threshold: data` predicts it for every token, `fixed` keeps it.
+    `threshold`: `data` predicts it for every token, `learned` learns one a head in the outer loop, `fixed` keeps it.
     """
 
     kind: Literal["huber"] = "huber"
     form: Literal["coordinate", "norm", "mixture"] = "norm"
-    delta: float = Field(1.4142135623730951, gt=0.0)
-    threshold: Literal["data", "fixed"] = "data"
     nu: float = Field(1.0, gt=0.0, description="slope of the mixture's tanh")
 
     def canonical(self, normalised: bool) -> Bias:
@@ -206,8 +276,8 @@ class Huber(Bias):
         return self.form != "mixture"
 
     @property
-    def thresholded(self) -> bool:
-        return True
+    def of_norm(self) -> bool:
+        return self.form != "coordinate"
 
     def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
         if self.form == "coordinate":
@@ -240,4 +310,73 @@ class Huber(Bias):
         return dr, xp.zeros_like(r), xp.where(inside, 0.0 * norm, xp.row_sum(d * t))
 
 
-VARIANTS = register(Dot, L2, Lp, Huber)
+class PseudoHuber(_Thresholded):
+    """Pseudo-Huber: l = delta^2 (sqrt(1 + (r / delta)^2) - 1), the Huber loss without its kink.
+
+    coordinate: phi = r / sqrt(1 + (r_j / delta)^2), of the sum over j.
+    norm:       phi = r / sqrt(1 + (||r|| / delta)^2), of the norm.
+    `delta` and `threshold` as in huber. Not in the paper.
+    """
+
+    kind: Literal["pseudo_huber"] = "pseudo_huber"
+    form: Literal["coordinate", "norm"] = "norm"
+
+    @property
+    def of_norm(self) -> bool:
+        return self.form == "norm"
+
+    def square(self, xp: Any, r: Any) -> Any:
+        """What the threshold is compared with: r_j^2, or ||r||^2; with a floor, so that delta = r = 0 is no 0/0."""
+        if self.form == "norm":
+            return xp.row_sum(r * r) + 1e-24
+        return r * r + 1e-24
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        square = self.square(xp, r)
+        # delta (sqrt(square + delta^2) - delta) without the difference of near numbers; of a norm there is one term.
+        return xp.row_sum(delta * square / (xp.sqrt(square + delta * delta) + delta))
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return delta * (r / xp.sqrt(self.square(xp, r) + delta * delta))
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        size = xp.sqrt(self.square(xp, r) + delta * delta)
+        u = r / size
+        if self.form == "norm":
+            along = xp.row_sum(d * u)
+            return (delta / size) * (d - u * along), xp.zeros_like(r), along * (self.square(xp, r) / (size * size))
+        beyond = d * u * (self.square(xp, r) / (size * size))
+        return (delta / size) * d * (1.0 - u * u), xp.zeros_like(r), xp.row_sum(beyond)
+
+
+class Robust(_Thresholded):
+    """Robust to a shifted value: l = max over ||e|| <= delta of 1/2 ||M(k) - v - e||^2 = 1/2 (||r|| + delta)^2 (Miras Eq 17).
+
+    phi = r (1 + delta / n), n = sqrt(||r||^2 + eps): l2, and beside it a pull of constant size delta. eps bounds the slope
+    at zero, 1 + delta / sqrt(eps).
+    `delta`: the radius of the shift at initialisation per square root of dim_v; `threshold` as in huber.
+    """
+
+    kind: Literal["robust"] = "robust"
+    delta: float = Field(0.1, gt=0.0)
+    eps: float = Field(1e-2, gt=0.0)
+
+    @property
+    def of_norm(self) -> bool:
+        return True
+
+    def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        square = xp.row_sum(r * r)
+        return 0.5 * square + delta * xp.sqrt(square + self.eps) + 0.5 * delta * delta
+
+    def phi(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:
+        return r * (1.0 + delta / xp.sqrt(xp.row_sum(r * r) + self.eps))
+
+    def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
+        n = xp.sqrt(xp.row_sum(r * r) + self.eps)
+        u = r / n
+        along = xp.row_sum(d * u)
+        return d + (delta / n) * (d - u * along), xp.zeros_like(r), along
+
+
+VARIANTS = register(Dot, L2, Lp, L1, Huber, PseudoHuber, Robust)

@@ -189,7 +189,8 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
         return count
     gates = getattr(algorithm, "step_gate", "") == "data"
     gates += algorithm.decoupled + algorithm.momentum
-    gates += design.bias.thresholded and getattr(design.bias, "threshold", "") == "data"
+    gates += design.bias.threshold_ == "data"
+    count += heads * (design.bias.threshold_ == "learned")
     if retention.decay_ == "data":
         gates += retention.gated == "scalar"
         if retention.gated == "channel":

@@ -31,7 +31,8 @@ def _pair(a: Any, b: Any) -> tuple[Tensor, Tensor]:
 class Xp:
     """The dialect of the formulas, as torch functions of any dtype."""
 
-    exp, sqrt, abs, tanh, sigmoid, erf = torch.exp, torch.sqrt, torch.abs, torch.tanh, torch.sigmoid, torch.erf
+    exp, log, sqrt, abs = torch.exp, torch.log, torch.sqrt, torch.abs
+    tanh, sigmoid, erf = torch.tanh, torch.sigmoid, torch.erf
     where, zeros_like = torch.where, torch.zeros_like
 
     @staticmethod

@@ -19,7 +19,7 @@ from tolerances import tolerance
 
 from miras_search import named, op
 from miras_search.algorithm import GradientDescent, Momentum, Nonparametric
-from miras_search.bias import L2, Dot, Huber, Lp
+from miras_search.bias import L1, L2, Dot, Huber, Lp
 from miras_search.choice import variants
 from miras_search.codegen.emit import emit
 from miras_search.design import Block, Design, refusals
@@ -192,6 +192,8 @@ def test_canonical_is_the_same_function(design: Design, seed: int) -> None:
 
 MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "p = 2 is l2": ({"bias": Lp(p=2.0)}, {"bias": L2()}),
+    "p = 1 is l1": ({"bias": Lp(p=1.0, form="surrogate", nu=3.0, factor="paper")}, {"bias": L1(nu=3.0)}),
+    "eps of a tanh": ({"bias": L1(eps=0.5)}, {"bias": L1()}),
     "nu of a potential": ({"bias": Lp(nu=3.0), "memory": Mlp()}, {"bias": Lp(), "memory": Mlp()}),
     "nu of a norm": ({"bias": Huber(nu=3.0)}, {"bias": Huber()}),
     "q = 2 is the l2 gate": ({"retention": Lq(q=2.0, map="mirror")}, {"retention": L2Retention()}),

@@ -131,7 +131,7 @@ def test_tables_are_those_of_the_code() -> None:
 
 
 def test_the_example_of_contributing_is_the_file() -> None:
-    shown = next(block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "class PseudoHuber" in block)
+    shown = next(block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "class Cauchy" in block)
     assert shown in PLUGIN.read_text(encoding="utf-8")
 
 
@@ -161,7 +161,7 @@ task = Mqar(pairs=2, rewrites=2, keys=8, values=8, gap=4, batch=8, validation=64
 small = Candidate(design=design, backbone=Backbone(width=16, layers=1, heads=1))
 record = train(small, task, 100 * task.tokens_per_step, 0, threads=1)
 assert record.status == "ok", record.cause
-assert record.candidate["design"]["bias"]["kind"] == "pseudo_huber"
+assert record.candidate["design"]["bias"]["kind"] == "cauchy"
 assert record.metrics["nll"] < 2.5, record.metrics
 """
 
@@ -176,11 +176,11 @@ def test_the_example_is_right_checks_itself_and_trains() -> None:
 def test_the_example_comes_in_at_the_command_line(tmp_path: Path) -> None:
     space = tmp_path / "mine.yaml"
     space.write_text(
-        "design:\n  memory: [matrix, mlp]\n  bias: [l2, {kind: pseudo_huber, c: [0.5, 1]}]\n  retention: l2\n"
+        "design:\n  memory: [matrix, mlp]\n  bias: [l2, {kind: cauchy, c: [0.5, 1]}]\n  retention: l2\n"
         "  algorithm: gradient_descent\n"
         "tasks: [mqar]\nbudget: {tokens: 1e5}\n"
     )
     command = ["validate", str(space), "--plugin", str(PLUGIN), "--json"]
     done = python(f"import sys\nfrom miras_search.cli import main\nsys.argv[1:] = {command!r}\nmain()", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "pseudo_huber" in done.stdout
+    assert "cauchy" in done.stdout

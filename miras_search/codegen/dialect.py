@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TORCH: dict[str, str] = {
     "exp": "torch.exp({0})",
+    "log": "torch.log({0})",
     "sqrt": "torch.sqrt({0})",
     "abs": "torch.abs({0})",
     "tanh": "torch.tanh({0})",

@@ -13,6 +13,7 @@ from miras_search.design import Design
 
 TRITON: dict[str, str] = {
     "exp": "tl.exp({0})",
+    "log": "tl.log({0})",
     "sqrt": "tl.sqrt({0})",
     "abs": "tl.abs({0})",
     "tanh": "(2.0 * tl.sigmoid(2.0 * ({0})) - 1.0)",

@@ -47,7 +47,7 @@ def inputs(chosen: Design, dtype: torch.dtype, batch: int, time: int, heads: int
     if chosen.retention.gated != "none":
         out["log_alpha"] = torch.nn.functional.logsigmoid(3.0 + normal(batch, time, heads))
     if chosen.bias.thresholded:
-        out["delta"] = (1.0 if chosen.bias.form == "coordinate" else v**0.5) * normal(batch, time, heads).mul(0.5).exp()  # type: ignore[attr-defined]
+        out["delta"] = (v**0.5 if chosen.bias.of_norm else 1.0) * normal(batch, time, heads).mul(0.5).exp()  # type: ignore[attr-defined]
     return out
 
 

@@ -1,7 +1,7 @@
 """The designs of the linear Triton family: every bias in each of its forms, both gates, learned and zero starts."""
 
 from miras_search.algorithm import GradientDescent
-from miras_search.bias import L2, Dot, Huber, Lp
+from miras_search.bias import L1, L2, Dot, Huber, Lp, PseudoHuber, Robust
 from miras_search.design import Design
 from miras_search.memory import Matrix
 from miras_search.retention import L2Retention, NoRetention
@@ -24,4 +24,7 @@ DESIGNS = {
     "huber coordinate": design(Huber(form="coordinate")),
     "huber norm": design(Huber(form="norm")),
     "huber mixture": design(Huber(form="mixture", nu=1.5)),
+    "l1": design(L1()),
+    "pseudo-huber norm": design(PseudoHuber()),
+    "robust": design(Robust()),
 }

@@ -73,7 +73,7 @@ def inputs(chosen, time=37, batch=1, heads=1, seed=0):
     if chosen.retention.gated != "none":
         gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + normal(batch, time, heads))
     if chosen.bias.thresholded:
-        scale = 1.0 if chosen.bias.form == "coordinate" else V**0.5
+        scale = V**0.5 if chosen.bias.of_norm else 1.0
         gates["delta"] = scale * normal(batch, time, heads).mul(0.5).exp()
     return {"q": q, "k": k, "v": v, **gates, "state_0": 0.3 * normal(heads, V, K)}
 

@@ -19,7 +19,6 @@ from miras_search.codegen.skeletons.slots import (
     CONSTANT_DECAY,
     CONV,
     DECOUPLED,
-    DELTA_FIXED,
     DELTA_NORM,
     DELTA_START,
     EXPANSION,
@@ -39,6 +38,7 @@ from miras_search.codegen.skeletons.slots import (
     STEP,
     STEP_GATED,
     STEP_TIED,
+    THRESHOLD,
     THRESHOLDED,
     ZEROED,
     bias_phi,
@@ -199,8 +199,10 @@ class Layer(nn.Module):
                 )
             if MOMENTUM:
                 self.mu = nn.Linear(width, heads)
-            if THRESHOLDED and not DELTA_FIXED:
+            if THRESHOLD == "data":
                 self.delta = nn.Linear(width, heads)
+            if THRESHOLD == "learned":
+                self.delta_logit = nn.Parameter(torch.empty(heads))
             if LEARNED_START:
                 draws = [torch.randn(heads, *shape) for shape in weight_shapes(dim)]
                 self.start = nn.ParameterList(retention_initial(z) for z in draws)
@@ -229,8 +231,10 @@ class Layer(nn.Module):
             nn.init.zeros_(self.erase.bias)
         if MOMENTUM:
             nn.init.constant_(self.mu.bias, MU_START)
-        if THRESHOLDED and not DELTA_FIXED:
+        if THRESHOLD == "data":
             nn.init.constant_(self.delta.bias, math.log(math.e - 1.0))
+        if THRESHOLD == "learned":
+            nn.init.constant_(self.delta_logit, math.log(math.e - 1.0))
         if not self.out.weight.is_meta:
             if LEARNED_START:
                 self.step.fill_(inner_step([s[0] for s in self.start], self.dim))
@@ -276,8 +280,12 @@ class Layer(nn.Module):
             found["log_mu"] = torch.nn.functional.logsigmoid(mu)
             eta = eta * torch.sigmoid(-mu)
         if THRESHOLDED:
-            if DELTA_FIXED:
+            if THRESHOLD == "fixed":
                 found["delta"] = torch.full_like(eta, threshold_start(self.dim))
+            elif THRESHOLD == "learned":
+                found["delta"] = threshold_start(self.dim) * torch.nn.functional.softplus(self.delta_logit).expand_as(
+                    eta
+                )
             else:
                 found["delta"] = threshold_start(self.dim) * torch.nn.functional.softplus(self.delta(x))
         found["eta"] = eta

@@ -25,7 +25,8 @@ THRESHOLDED = False
 DELTA_START = 1.0
 """Threshold at initialisation; multiplied by sqrt(dim) if DELTA_NORM."""
 DELTA_NORM = False
-DELTA_FIXED = False
+THRESHOLD = "none"
+"""`data`: predicted for every token; `learned`: one a head; `fixed`."""
 
 GATE = "none"
 CONSTANT_DECAY = False
