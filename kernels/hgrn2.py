@@ -3,9 +3,10 @@
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
     retention: {kind: l2, gate: channel, decay: data, bias: 4.0}
-    algorithm: {kind: gradient_descent, chunk: 16, read: exact, step: 1.0, step_gate: tied, gradient: chunk,
-        order: gradient_first, strengths: tied}
-    block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory}
+    algorithm: {kind: gradient_descent, step: 1.0, step_gate: tied, reach: 2.0, read_order: write_first, sign:
+        descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
+    block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory, values:
+        own}
 
 g_t = d l(M(W, k_t), v_t) / dW
 S_t = alpha_t S_t-1 - eta_t g_t
@@ -21,7 +22,7 @@ Fidelity: W = W Diag(alpha) + v (1 - alpha)', the key is what the gate forgets. 
 with depth; the gate has a bottleneck of 32 where the authors have a full matrix.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint c3252a4e577c. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint f69fa0873abf. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -35,19 +36,29 @@ from torch import Tensor
 from torch import nn
 
 NAME = "hgrn2"
-FINGERPRINT = "c3252a4e577c"
+FINGERPRINT = "f69fa0873abf"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
  'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'bias': 4.0},
  'algorithm': {'kind': 'gradient_descent',
-               'chunk': 16,
-               'read': 'exact',
                'step': 1.0,
                'step_gate': 'tied',
+               'reach': 2.0,
+               'read_order': 'write_first',
+               'sign': 'descent',
+               'chunk': 16,
+               'read': 'exact',
+               'updates': 'all',
                'gradient': 'chunk',
                'order': 'gradient_first',
                'strengths': 'tied'},
- 'block': {'conv': 4, 'residual_conv': 0, 'qk_norm': False, 'rope': False, 'output_gate': True, 'output': 'memory'}}
+ 'block': {'conv': 4,
+           'residual_conv': 0,
+           'qk_norm': False,
+           'rope': False,
+           'output_gate': True,
+           'output': 'memory',
+           'values': 'own'}}
 CHUNK = 16
 CHUNKED = False
 LAYERS = 1
@@ -554,7 +565,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             before = states[i]
             change = -grads[i]
             states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
-        weights = states
+        readable = states
+        weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
     return torch.stack(answers, 1)
 
@@ -602,10 +614,13 @@ def self_check() -> bool:
     weight = torch.randn(fast.shape, dtype=fast.dtype)
     a = torch.autograd.grad((fast * weight).sum(), list(leaves.values()), allow_unused=True)
     b = torch.autograd.grad((slow * weight).sum(), list(leaves.values()), allow_unused=True)
+    # A gradient that is zero but for rounding in both is no deviation.
+    floor = 1e-12 * max(float(y.abs().max()) for y in b if y is not None)
     for name, x, y in zip(leaves, a, b, strict=True):
-        if y is not None and x is not None and bool(y.abs().max() > 0):
+        sizes = [0.0 if g is None else float(g.abs().max()) for g in (x, y)]
+        if min(sizes) > floor:
             found[f"d{name}"] = deviation(x, y)
-        elif (x is not None and bool(x.abs().max() > 0)) or (y is not None and bool(y.abs().max() > 0)):
+        elif max(sizes) > floor:
             found[f"d{name}"] = float("inf")
     layer = Layer(32, 2).double()
     x = torch.randn(2, CHUNK + 7, 32, dtype=torch.float64)

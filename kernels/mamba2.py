@@ -3,9 +3,10 @@
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
     retention: {kind: l2, gate: scalar, decay: data, bias: 4.0}
-    algorithm: {kind: gradient_descent, chunk: 16, read: exact, step: 1.0, step_gate: tied, gradient: chunk,
-        order: gradient_first, strengths: tied}
-    block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory}
+    algorithm: {kind: gradient_descent, step: 1.0, step_gate: tied, reach: 2.0, read_order: write_first, sign:
+        descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
+    block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory, values:
+        own}
 
 g_t = d l(M(W, k_t), v_t) / dW
 S_t = alpha_t S_t-1 - eta_t g_t
@@ -21,7 +22,7 @@ Fidelity: W = exp(-dt) W + dt v k', dt = softplus(w x - 4). Without A, which mul
 a head, and without the skip D; q, k and v have a head each where the authors share B and C.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint 5a4ba9eba5e5. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint ea98c1e40f26. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -41,22 +42,32 @@ except ImportError:
     triton = None
 
 NAME = "mamba2"
-FINGERPRINT = "5a4ba9eba5e5"
+FINGERPRINT = "ea98c1e40f26"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
  'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 4.0},
  'algorithm': {'kind': 'gradient_descent',
-               'chunk': 16,
-               'read': 'exact',
                'step': 1.0,
                'step_gate': 'tied',
+               'reach': 2.0,
+               'read_order': 'write_first',
+               'sign': 'descent',
+               'chunk': 16,
+               'read': 'exact',
+               'updates': 'all',
                'gradient': 'chunk',
                'order': 'gradient_first',
                'strengths': 'tied'},
- 'block': {'conv': 4, 'residual_conv': 0, 'qk_norm': False, 'rope': False, 'output_gate': True, 'output': 'memory'}}
+ 'block': {'conv': 4,
+           'residual_conv': 0,
+           'qk_norm': False,
+           'rope': False,
+           'output_gate': True,
+           'output': 'memory',
+           'values': 'own'}}
 CHUNK = 16
 CHUNKED = False
-STRUCTURE = '0383fbc4ade6'
+STRUCTURE = '6440cd70c6ba'
 LAYERS = 1
 NORM = False
 EXPANSION = 1
@@ -211,10 +222,11 @@ def chunk_dual(
     total = log_alpha.sum(-1)[..., None, None].exp()
     new, new_momenta = [], []
     held = log_alpha.cumsum(-1).exp()[..., None]
+    seen = strength
     z = q
     for i in range(LAYERS):
         x = with_one(z)
-        z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
+        z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * seen) @ gs[i]
         state = total * states[i] - (strength[..., -1, :, None] * gs[i]).mT @ xs[i]
         new.append(state)
     return head(z, q, norm), new, new_momenta
@@ -576,7 +588,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             before = states[i]
             change = -grads[i]
             states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
-        weights = states
+        readable = states
+        weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
     return torch.stack(answers, 1)
 
@@ -624,10 +637,13 @@ def self_check() -> bool:
     weight = torch.randn(fast.shape, dtype=fast.dtype)
     a = torch.autograd.grad((fast * weight).sum(), list(leaves.values()), allow_unused=True)
     b = torch.autograd.grad((slow * weight).sum(), list(leaves.values()), allow_unused=True)
+    # A gradient that is zero but for rounding in both is no deviation.
+    floor = 1e-12 * max(float(y.abs().max()) for y in b if y is not None)
     for name, x, y in zip(leaves, a, b, strict=True):
-        if y is not None and x is not None and bool(y.abs().max() > 0):
+        sizes = [0.0 if g is None else float(g.abs().max()) for g in (x, y)]
+        if min(sizes) > floor:
             found[f"d{name}"] = deviation(x, y)
-        elif (x is not None and bool(x.abs().max() > 0)) or (y is not None and bool(y.abs().max() > 0)):
+        elif max(sizes) > floor:
             found[f"d{name}"] = float("inf")
     layer = Layer(32, 2).double()
     x = torch.randn(2, CHUNK + 7, 32, dtype=torch.float64)

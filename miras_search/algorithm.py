@@ -13,7 +13,7 @@ the error of a fresh memory in every direction. This makes biases and memories c
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,13 +21,15 @@ from miras_search.choice import Choice, register
 
 
 class Algorithm(Choice):
-    """Base of all memory learning algorithms."""
+    """Base of all memory learning algorithms. Capabilities are what other modules may ask; they never ask for the name."""
 
     role: ClassVar[str] = "algorithm"
     parametric: ClassVar[bool] = True
     """Writes weights by gradients; the non-parametric one stores its data."""
     momentum: ClassVar[bool] = False
     """Keeps a second state, the momentum, and takes a gate mu."""
+    implicit: ClassVar[bool] = False
+    """The step is solved for exactly: eta becomes eta / (1 + eta ||k||^2)."""
 
     @property
     def online(self) -> bool:
@@ -59,24 +61,77 @@ class Algorithm(Choice):
         """Which weights answer a query."""
         return "exact"
 
+    @property
+    def read_first(self) -> bool:
+        """A token's query is answered before the token is written."""
+        return False
 
-class _Gradient(Algorithm):
-    """Fields common to the gradient methods.
+    @property
+    def ascent(self) -> bool:
+        """Control: writes have the opposite sign."""
+        return False
 
-    `chunk` is part of the design: another chunk is another function. `read`: `exact` reads psi(S_t); `lagged` takes the
-    scale of psi from the chunk's start (cheap, causal, for scale maps); `stale` reads psi(S_t'), a control that cannot
-    recall what its own chunk wrote. `step_gate: data` multiplies the step by 2 sigmoid(w x) in (0, 2). `tied` writes as much
-    as the gate forgets: a scalar gate by the step -log alpha_t (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2).
+    @property
+    def last_only(self) -> bool:
+        """Control: only the last weight matrix is written and decays; the others stay what they were at the start."""
+        return False
+
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        """Unused fields at their defaults, equal functions merged.
+
+        Args:
+            depth: the memory's number of weight matrices.
+            gated: whether the retention has a gate.
+            linear: whether the retention's mirror map is the identity.
+        """
+        return self
+
+
+class _Step(Algorithm):
+    """What all that take steps share.
+
+    `step_gate: data` makes the step of a token reach x sigmoid(w x + b) times `step`, between 0 and `reach`, and 1 at
+    initialisation; `constant` keeps it; `tied` writes as much as the gate forgets: a scalar gate by the step -log alpha_t
+    (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2). `reach` times `step` is the largest erase strength of the online rules: up to 1
+    the transition 1 - eta k k' has no negative eigenvalue, above 1 it has (state tracking, arXiv 2411.12537), and 2 is a
+    reflection. `read_order: read_first` answers q_t from W_{t-1}. `sign: ascent` is the control that writes with the
+    opposite sign.
     """
 
-    chunk: int = Field(16, ge=1, le=256)
-    read: Literal["exact", "lagged", "stale"] = "exact"
     step: float = Field(1.0, gt=0.0)
     step_gate: Literal["data", "constant", "tied"] = "data"
+    reach: float = Field(2.0, gt=1.0, le=64.0, description="largest step, in units of the initial one")
+    read_order: Literal["write_first", "read_first"] = "write_first"
+    sign: Literal["descent", "ascent"] = "descent"
 
     @property
     def tied(self) -> bool:
         return self.step_gate == "tied"
+
+    @property
+    def read_first(self) -> bool:
+        return self.read_order == "read_first"
+
+    @property
+    def ascent(self) -> bool:
+        return self.sign == "ascent"
+
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        unused = {"reach"} if self.step_gate != "data" and not self.decoupled else set()
+        return self.model_copy(update=_defaults(self, unused))
+
+
+class _Gradient(_Step):
+    """What the methods share whose gradients are frozen for a chunk.
+
+    `chunk` is part of the design: another chunk is another function. `read`: `exact` reads psi(S_t); `lagged` takes the
+    scale of psi from the chunk's start (cheap, causal, for scale maps); `stale` reads psi(S_t'), a control that cannot
+    recall what its own chunk wrote. `updates: last_layer` is the control in which only the last weight matrix learns.
+    """
+
+    chunk: int = Field(16, ge=1, le=256)
+    read: Literal["exact", "lagged", "stale"] = "exact"
+    updates: Literal["all", "last_layer"] = "all"
 
     @property
     def chunk_(self) -> int:
@@ -85,6 +140,15 @@ class _Gradient(Algorithm):
     @property
     def read_(self) -> Literal["exact", "lagged", "stale"]:
         return self.read
+
+    @property
+    def last_only(self) -> bool:
+        return self.updates == "last_layer"
+
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        unused = {"updates"} if depth == 1 else set()
+        unused |= {"read_order"} if self.read == "stale" else {"read"} if linear and self.read == "lagged" else set()
+        return super().canonical(depth, gated, linear).model_copy(update=_defaults(self, unused))
 
 
 class GradientDescent(_Gradient):
@@ -114,6 +178,10 @@ class GradientDescent(_Gradient):
     def decoupled(self) -> bool:
         return self.strengths == "decoupled"
 
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        unused = set() if gated else {"order"}
+        return super().canonical(depth, gated, linear).model_copy(update=_defaults(self, unused))
+
 
 class Momentum(_Gradient):
     """Gradient descent with momentum: M_t = mu_t M_{t-1} - eta_t g_t, S_t = alpha_t S_{t-1} + M_t (Titans, arXiv 2501.00663).
@@ -127,6 +195,26 @@ class Momentum(_Gradient):
     bias: float = 0.0
 
 
+class Implicit(_Step):
+    """Implicit step: W_t = argmin eta_t ||W k_t - v_t||^2 + ||W - alpha_t W_{t-1}||^2 (Longhorn, arXiv 2407.14207).
+
+    In closed form the delta rule after the decay with strength eta / (1 + eta ||k||^2): whatever eta is, no step
+    overshoots. For an l2 bias on a linear memory.
+    """
+
+    kind: Literal["implicit"] = "implicit"
+    implicit: ClassVar[bool] = True
+    reach: float = Field(8.0, gt=1.0, le=64.0, description="largest step, in units of the initial one")
+
+    @property
+    def online(self) -> bool:
+        return True
+
+    @property
+    def decay_first(self) -> bool:
+        return True
+
+
 class Nonparametric(Algorithm):
     """No learning of weights: the memory keeps its data and answers from all of them (softmax attention)."""
 
@@ -134,4 +222,9 @@ class Nonparametric(Algorithm):
     parametric: ClassVar[bool] = False
 
 
-VARIANTS = register(GradientDescent, Momentum, Nonparametric)
+def _defaults(algorithm: Algorithm, names: set[str]) -> dict[str, Any]:
+    """These fields at their defaults."""
+    return {name: type(algorithm).model_fields[name].default for name in names}
+
+
+VARIANTS = register(GradientDescent, Momentum, Implicit, Nonparametric)

@@ -221,6 +221,7 @@ def buffer_numbers(design: Design, width: int, heads: int) -> int:
     """Numbers that one layer keeps beside it."""
     block = design.block
     conv = _projections(design) * width * max(0, block.conv - 1) + width * max(0, block.residual_conv - 1)
+    conv += 16 * width if block.values == "shuffled" else 0
     if not design.chunked or block.output != "memory":
         return conv
     dim = width // heads

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from miras_search.algorithm import Algorithm, GradientDescent, Momentum
+from miras_search.algorithm import Algorithm, GradientDescent
 from miras_search.bias import Bias
 from miras_search.choice import Frozen, OneOf
 from miras_search.memory import Memory
@@ -27,7 +27,9 @@ class Block(Frozen):
     `conv`: width of the causal depthwise convolutions on q, k and v (SiLU after each); 0: none.
     `residual_conv`: width of a convolution outside the memory, x + conv(norm x); the zeroed control needs one to be a fair twin.
     `qk_norm`: q and k of unit length. `rope`: rotary positions on q and k. `output_gate`: the read is normalised and multiplied
-    by silu of a projection of x. `output: zeroed` is the control whose memory answers zero.
+    by silu of a projection of x. `output: zeroed` is the control whose memory answers zero. `values: shuffled` is the control whose
+    token t writes the value of an earlier token, t - d with d fixed pseudo-randomly by t within 1 to 16: the values are the same,
+    what they are stored under is not.
     """
 
     conv: int = Field(4, ge=0, le=16)
@@ -36,6 +38,7 @@ class Block(Frozen):
     rope: bool = False
     output_gate: bool = True
     output: Literal["memory", "zeroed"] = "memory"
+    values: Literal["own", "shuffled"] = "own"
 
 
 class Refusal(NamedTuple):
@@ -84,9 +87,9 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
     if algorithm.online and not (memory.linear and bias.quadratic and retention.linear):
         refuse(
             "online-needs-delta-rule",
-            f"gradient: online is the exact delta rule, of an l2 bias on memory matrix with a linear gate, "
-            f"not of {bias.kind} on {memory.kind} with {retention.kind}",
-            "use gradient: chunk (chunk: 1 is the sequential recurrence)",
+            f"{'implicit' if algorithm.implicit else 'gradient: online'} is an exact delta rule, of an l2 bias on memory "
+            f"matrix with a linear gate, not of {bias.kind} on {memory.kind} with {retention.kind}",
+            "use gradient_descent with gradient: chunk (chunk: 1 is the sequential recurrence)",
         )
     if not algorithm.online and (algorithm.decay_first or algorithm.decoupled):
         what = "order: decay_first" if algorithm.decay_first else "strengths: decoupled"
@@ -180,23 +183,20 @@ class Design(Frozen):
 
         Merged: l_p with p = 2 and l2; printed l_q with q = 2 and the L2 gate; `lagged` and `exact` reads under a linear gate; the
         chunk where the gradient does not depend on the state, or is online; chunk 1 of the online rule and the online rule; the two
-        orders without a gate.
+        orders without a gate; controls that change nothing (one layer is the last one).
         """
         retention = self.retention.canonical()
         memory = self.memory.canonical(retention.linear)
         bias = self.bias.canonical(memory.normalised)
-        algorithm = self.algorithm
-        if isinstance(algorithm, (GradientDescent, Momentum)):
-            read = "exact" if retention.linear and algorithm.read == "lagged" else algorithm.read
-            algorithm = algorithm.model_copy(update={"read": read})
-            if isinstance(algorithm, GradientDescent) and algorithm.chunk == 1 and read == "exact":
-                sequential = algorithm.model_copy(update={"gradient": "online"})
-                if not refusals(memory, bias, retention, sequential):
-                    algorithm = sequential
-            if algorithm.online or (bias.state_free and memory.linear and read == "exact"):
+        algorithm = self.algorithm.canonical(memory.depth_, retention.gated != "none", retention.linear)
+        if isinstance(algorithm, GradientDescent) and algorithm.chunk == 1 and algorithm.read == "exact":
+            sequential = algorithm.model_copy(update={"gradient": "online"})
+            if not refusals(memory, bias, retention, sequential):
+                algorithm = sequential
+        if "chunk" in type(algorithm).model_fields:
+            state_free = bias.state_free and memory.linear and algorithm.read_ == "exact"
+            if algorithm.online or state_free:
                 algorithm = algorithm.model_copy(update={"chunk": type(algorithm).model_fields["chunk"].default})
-            if isinstance(algorithm, GradientDescent) and retention.gated == "none":
-                algorithm = algorithm.model_copy(update={"order": "gradient_first"})
         return Design(memory=memory, bias=bias, retention=retention, algorithm=algorithm, block=self.block)
 
     @cached_property

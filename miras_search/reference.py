@@ -164,7 +164,7 @@ class _Weights:
         self.position = torch.where(rows, 0, self.position)
 
     def token(self, q: Tensor, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> Tensor:
-        memory, retention, algorithm = self.design.memory, self.design.retention, self.design.algorithm
+        retention, algorithm = self.design.retention, self.design.algorithm
         alpha = [torch.ones_like(s[..., :1, :1]) for s in self.s]
         if retention.gated != "none":
             alpha = _kept(gate["log_alpha"].exp(), retention.gated, len(self.s))
@@ -180,15 +180,34 @@ class _Weights:
                     torch.where(_rows(opens, c), retention.scale(Xp, s), c)  # type: ignore[attr-defined]
                     for s, c in zip(self.s, self.scale, strict=True)
                 ]
+        if algorithm.read_first:
+            y = self.answer(q)
+            self.write(alpha, k, v, gate, live)
+        else:
+            self.write(alpha, k, v, gate, live)
+            y = self.answer(q)
+        return y
+
+    def write(self, alpha: list[Tensor], k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> None:
+        """S_{t-1} becomes S_t in the rows that have a token."""
+        retention, algorithm = self.design.retention, self.design.algorithm
         written = self.gradient(k, v, gate)
         s, m = [], []
         for i, g in enumerate(written):
+            if algorithm.last_only and i + 1 < len(written):
+                s.append(self.s[i])
+                m.append(self.m[i])
+                continue
             kept = alpha[i] * retention.feedback(Xp, self.s[i])
             m.append(self.m[i] * _column(gate["log_mu"].exp()) - g if algorithm.momentum else self.m[i])
             s.append(kept + m[i] if algorithm.momentum else kept - g)
         self.s = [torch.where(_rows(live, new), new, old) for new, old in zip(s, self.s, strict=True)]
         self.m = [torch.where(_rows(live, new), new, old) for new, old in zip(m, self.m, strict=True)]
         self.position = torch.where(live, (self.position + 1) % algorithm.chunk_, self.position)
+
+    def answer(self, q: Tensor) -> Tensor:
+        """M(W, q) at the weights that the design reads."""
+        memory, retention, algorithm = self.design.memory, self.design.retention, self.design.algorithm
         if algorithm.read_ == "stale":
             weights = self.w
         elif self.lagged:
@@ -202,6 +221,10 @@ class _Weights:
         """eta_t dl/dW at the frozen weights, by autograd."""
         bias, algorithm = self.design.bias, self.design.algorithm
         eta = gate["eta"].unsqueeze(-1)
+        if algorithm.implicit:
+            eta = eta / (1.0 + eta * k.square().sum(-1, keepdim=True))
+        if algorithm.ascent:
+            eta = -eta
         delta = gate["delta"].unsqueeze(-1) if bias.thresholded else torch.zeros_like(eta)
         # Without gradients a view of a leaf still says that it requires one, but is not connected to what uses it.
         tracked = torch.is_grad_enabled()
@@ -209,14 +232,15 @@ class _Weights:
             w = [x if tracked and x.requires_grad else x.detach().requires_grad_() for x in self.w]
             prediction = self.design.memory.predict(Xp, w, k, *self.norm)
             if algorithm.decoupled:
-                strength = 0.5 * gate["erase"].unsqueeze(-1) * prediction.square() - eta * prediction * v
+                erase = gate["erase"].unsqueeze(-1) * (-1.0 if algorithm.ascent else 1.0)
+                strength = 0.5 * erase * prediction.square() - eta * prediction * v
                 return list(torch.autograd.grad(strength.sum(), w, create_graph=True))
             r = prediction - v
             if bias.has_loss:
                 grads = torch.autograd.grad(bias.loss(Xp, r, v, delta).sum(), w, create_graph=True)
             else:
                 grads = torch.autograd.grad(prediction, w, bias.phi(Xp, r, v, delta), create_graph=True)
-        return [_column(gate["eta"]) * g for g in grads]
+        return [eta.unsqueeze(-1) * g for g in grads]
 
     def state(self) -> State:
         algorithm = self.design.algorithm

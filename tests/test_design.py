@@ -18,7 +18,7 @@ from strategies import PARTS, designs
 from tolerances import tolerance
 
 from miras_search import named, op
-from miras_search.algorithm import GradientDescent, Momentum, Nonparametric
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, Nonparametric
 from miras_search.bias import L1, L2, Dot, Huber, Lp
 from miras_search.choice import variants
 from miras_search.codegen.emit import emit
@@ -38,6 +38,7 @@ BLOCKS = [
     {"rope": True},
     {"output_gate": False},
     {"output": "zeroed"},
+    {"values": "shuffled"},
 ]
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -223,6 +224,18 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"memory": Matrix(initial="learned")},
     ),
     "expansion of one layer": ({"memory": Mlp(layers=1, expansion=2)}, {"memory": Mlp(layers=1)}),
+    "one layer is the last layer": (
+        {"algorithm": GradientDescent(updates="last_layer")},
+        {"algorithm": GradientDescent()},
+    ),
+    "a constant step has no reach": (
+        {"algorithm": GradientDescent(step_gate="constant", reach=4.0)},
+        {"algorithm": GradientDescent(step_gate="constant")},
+    ),
+    "stale reads have no order": (
+        {"algorithm": GradientDescent(read="stale", read_order="read_first")},
+        {"algorithm": GradientDescent(read="stale")},
+    ),
     "automatic start": ({"memory": Matrix()}, {"memory": Matrix(initial="zeros")}),
 }
 PLAIN: dict[str, Any] = {"memory": Matrix(), "bias": L2(), "retention": NoRetention(), "algorithm": GradientDescent()}
@@ -245,6 +258,10 @@ def test_equal_functions_have_one_fingerprint(case: str) -> None:
         {"algorithm": GradientDescent(chunk=8)},
         {"algorithm": GradientDescent(step=2.0)},
         {"algorithm": GradientDescent(read="stale")},
+        {"algorithm": GradientDescent(sign="ascent")},
+        {"algorithm": GradientDescent(read_order="read_first")},
+        {"algorithm": GradientDescent(reach=4.0)},
+        {"algorithm": Implicit()},
         *({"block": Block(**b)} for b in BLOCKS),
     ],
     ids=str,

@@ -154,6 +154,22 @@ def test_the_zeroed_twin_differs_in_the_memory_alone() -> None:
     assert not torch.equal(model(tokens)[:, late], model(changed)[:, late])
 
 
+@torch.no_grad()
+def test_shuffled_values_are_those_of_earlier_tokens_of_the_document() -> None:
+    """Every value is one of the sixteen before it, never its own, and no place of the delay is preferred."""
+    module = op.load(NAMED["gated-deltanet"].design.model_copy(update={"block": Block(values="shuffled")}))
+    reset = torch.zeros(1, 400, dtype=torch.bool)
+    reset[0, [150, 151]] = True
+    age = module.document_age(400, torch.zeros(1, dtype=torch.long), reset)
+    time = torch.arange(1.0, 401.0)
+    taken = module.earlier_values(time[None, :, None], age, torch.zeros(1, 16, 1))[0, :, 0]
+    assert bool((taken[age[0] == 0] == 0).all())
+    back = (time - taken)[age[0] > 0]
+    assert bool((back >= 1).all())
+    assert bool((back <= age[0][age[0] > 0].clamp_max(16)).all())
+    assert int(torch.bincount(back.long(), minlength=17)[1:].min()) > 400 / 16 / 3
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_a_layer_in_one_line(name: str) -> None:
     layer = op.layer(name, width=64)
@@ -171,7 +187,8 @@ def test_a_layer_says_when_heads_do_not_divide() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"conv": 0}, {"qk_norm": False}, {"rope": True}, {"output_gate": False}, {"conv": 1}]
+    "changes",
+    [{"conv": 0}, {"qk_norm": False}, {"rope": True}, {"output_gate": False}, {"conv": 1}, {"values": "shuffled"}],
 )
 @torch.no_grad()
 def test_blocks_decode_as_they_train(changes: dict[str, object]) -> None:

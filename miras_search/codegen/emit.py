@@ -97,19 +97,25 @@ def flags(design: Design) -> dict[str, Any]:
         "ONLINE": algorithm.online,
         "DECAY_FIRST": algorithm.decay_first,
         "DECOUPLED": algorithm.decoupled,
+        "IMPLICIT": algorithm.implicit,
+        "ASCENT": algorithm.ascent,
+        "LAST_ONLY": algorithm.last_only,
         "READ": algorithm.read_,
+        "READ_FIRST": algorithm.read_first,
         "SCAN": (not retention.linear and exact)
         or retention.klass == "feedback"
         or (retention.gated == "channel" and (not memory.linear or algorithm.momentum)),
         "STEP": getattr(algorithm, "step", 1.0),
         "STEP_TIED": algorithm.tied and retention.gated == "scalar",
         "KEY_TIED": algorithm.tied and retention.gated == "channel",
+        "REACH": getattr(algorithm, "reach", 2.0),
         "STEP_GATED": getattr(algorithm, "step_gate", "data") == "data",
         "CONV": block.conv,
         "QK_NORM": block.qk_norm,
         "ROPE": block.rope,
         "OUTPUT_GATE": block.output_gate,
         "ZEROED": block.output == "zeroed",
+        "SHUFFLED": block.values == "shuffled",
     }
 
 
@@ -169,19 +175,28 @@ def _equations(design: Design) -> str:
     gate = "" if retention.gated == "none" else "alpha_t "
     psi = "S_t" if retention.linear else "psi(S_t)"
     start = "S_t'" if retention.linear else "psi(S_t')"
+    plus, minus = ("-", "+") if algorithm.ascent else ("+", "-")
+    read_at = "t-1" if algorithm.read_first else "t"
     lines = []
+    if algorithm.implicit:
+        lines.append("eta_t <- eta_t / (1 + eta_t ||k_t||^2)")
     if algorithm.online:
         seen = f"{gate}W_t-1" if algorithm.decay_first else "W_t-1"
         erase = "erase_t" if algorithm.decoupled else "eta_t"
-        lines.append(f"W_t = {gate}W_t-1 - {erase} ({seen} k_t) k_t' + eta_t v_t k_t',   y_t = W_t q_t")
+        lines.append(
+            f"W_t = {gate}W_t-1 {minus} {erase} ({seen} k_t) k_t' {plus} eta_t v_t k_t',   y_t = W_{read_at} q_t"
+        )
     else:
         where = "" if design.state_free else f"   W = {start}, t' the start of the chunk of {algorithm.chunk_} tokens"
         lines.append(f"g_t = d l(M(W, k_t), v_t) / dW{where}")
         if algorithm.momentum:
-            lines.append(f"N_t = mu_t N_t-1 - eta_t g_t,   S_t = {gate}S_t-1 + N_t")
+            lines.append(f"N_t = mu_t N_t-1 {minus} eta_t g_t,   S_t = {gate}S_t-1 + N_t")
         else:
-            lines.append(f"S_t = {gate}S_t-1 - eta_t g_t")
-        reads = {"exact": psi, "lagged": "S_t scale(S_t')", "stale": start}
+            lines.append(f"S_t = {gate}S_t-1 {minus} eta_t g_t")
+        if algorithm.last_only:
+            lines.append("for the last weight matrix; the others keep their initial value")
+        psi = psi.replace("S_t", f"S_{read_at}")
+        reads = {"exact": psi, "lagged": f"S_{read_at} scale(S_t')", "stale": start}
         lines.append(f"y_t = M({reads[algorithm.read_]}, q_t)")
     return "\n".join(lines)
 

@@ -40,7 +40,8 @@ def has_kernels(design: Design) -> bool:
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
     written = memory.linear and retention.linear and retention.gated != "channel" and retention.klass == "dual"
     learned = algorithm.parametric and not (algorithm.online or algorithm.momentum) and algorithm.chunk_ <= 64
-    return written and learned and algorithm.read_ == "exact"
+    plain = not (algorithm.ascent or algorithm.read_first)
+    return written and learned and plain and algorithm.read_ == "exact"
 
 
 def lower_bias(bias: Bias) -> tuple[str, dict[str, float]]:

@@ -13,11 +13,13 @@ from miras_search.codegen.skeletons.slots import (
     DECOUPLED,
     FEEDBACK,
     GATE,
+    LAST_ONLY,
     LAYERS,
     MIRROR,
     MOMENTUM,
     ONLINE,
     READ,
+    READ_FIRST,
     SCAN,
     memory_activate,
     retention_feedback,
@@ -66,7 +68,11 @@ def chunk_online(
     right = eta[..., None] * v - erase[..., None] * ((k * per_channel(seen).exp()) @ state.mT)
     system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
     u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
+    if READ_FIRST:
+        before = l - log_alpha
+        y = (q * per_channel(before).exp()) @ state.mT + decayed_products(q, k, before, l, strict=1) @ u
+    else:
+        y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
     kept = state * per_channel(end).exp()
     return y, kept + u.mT @ (k * per_channel(end - l).exp())
@@ -118,23 +124,45 @@ def chunk_dual(
         new = [states[0] * end.exp() - written]
         if READ == "stale":
             return predict(frozen, q, norm), new, momenta
-        z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
+        if READ_FIRST:
+            before = l - log_alpha
+            z = (q * before.exp()) @ states[0].mT - decayed_products(q, xs[0], before, l, strict=1) @ g
+        else:
+            z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
         return head(z, q, norm), new, momenta
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
     total = log_alpha.sum(-1)[..., None, None].exp()
     new, new_momenta = [], []
     if READ != "stale":
         held = log_alpha.cumsum(-1).exp()[..., None]
+        seen = strength
+        if MOMENTUM:
+            assert carried is not None
+            lent = carried[..., None]
+        if READ_FIRST:
+            held, seen = before_write(held, 1.0), before_write(strength, 0.0)
+            if MOMENTUM:
+                lent = before_write(lent, 0.0)
         z = q
     for i in range(LAYERS):
+        if LAST_ONLY:
+            still = i < LAYERS - 1
+            if still:
+                if READ != "stale":
+                    z = with_one(memory_activate(z) if i else z) @ states[i].mT
+                if READ == "lagged":
+                    z = z * scales[i]
+                new.append(states[i])
+                if MOMENTUM:
+                    new_momenta.append(momenta[i])
+                continue
         if READ != "stale":
             if LAYERS > 1:
                 z = memory_activate(z) if i else z
             x = with_one(z)
-            z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * strength) @ gs[i]
+            z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * seen) @ gs[i]
             if MOMENTUM:
-                assert carried is not None
-                z = z + carried[..., None] * (x @ momenta[i].mT)
+                z = z + lent * (x @ momenta[i].mT)
             if READ == "lagged":
                 z = z * scales[i]
         state = total * states[i] - (strength[..., -1, :, None] * gs[i]).mT @ xs[i]
@@ -148,6 +176,11 @@ def chunk_dual(
     if READ == "stale":
         return predict(frozen, q, norm), new, new_momenta
     return head(z, q, norm), new, new_momenta
+
+
+def before_write(x: Tensor, first: float) -> Tensor:
+    """What was so after the token before, `[B, H, C, ...]`; at the chunk's start: `first`."""
+    return torch.cat([torch.full_like(x[..., :1, :], first), x[..., :-1, :]], -2)
 
 
 def chunk_scan(
@@ -172,6 +205,20 @@ def chunk_scan(
     if READ != "stale":
         z = q.unsqueeze(-2)
     for i in range(LAYERS):
+        if LAST_ONLY:
+            still = i < LAYERS - 1
+            if still:
+                if READ != "stale":
+                    weights = states[i].unsqueeze(2)
+                    if READ == "lagged":
+                        weights = weights * scales[i].unsqueeze(2)
+                    elif MIRROR:
+                        weights = retention_psi(weights)
+                    z = with_one(memory_activate(z) if i else z) @ weights.mT
+                new.append(states[i])
+                if MOMENTUM:
+                    new_momenta.append(momenta[i])
+                continue
         state = states[i]
         if GATE == "channel":
             kept = alpha[..., None, :] if i == 0 else alpha[..., :, None]
@@ -184,6 +231,8 @@ def chunk_scan(
             path = []
         for t in range(q.shape[-2]):
             write = -g[..., t, :, None] * xs[i][..., t, None, :]
+            if READ_FIRST and READ != "stale":
+                path.append(state)
             if MOMENTUM:
                 assert log_mu is not None
                 momentum = log_mu[..., t, None, None].exp() * momentum + write
@@ -197,7 +246,7 @@ def chunk_scan(
                 state = kept[..., t, :, :] * before + write
             else:
                 state = kept[..., t, :, :] * state + write
-            if READ != "stale":
+            if READ != "stale" and not READ_FIRST:
                 path.append(state)
         new.append(state)
         if MOMENTUM:

@@ -24,6 +24,7 @@ from miras_search.codegen.skeletons.slots import (
     EXPANSION,
     GATE,
     KEY_TIED,
+    LAST_ONLY,
     LAYERS,
     LEARNED_START,
     MIRROR,
@@ -33,7 +34,9 @@ from miras_search.codegen.skeletons.slots import (
     OFFSET,
     OUTPUT_GATE,
     QK_NORM,
+    REACH,
     ROPE,
+    SHUFFLED,
     STATE_FREE,
     STEP,
     STEP_GATED,
@@ -98,6 +101,19 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
     return torch.cat([*turned, x[..., 2 * half :]], -1)
 
 
+def earlier_values(v: Tensor, age: Tensor, history: Tensor) -> Tensor:
+    """Control: `v` [B, T, F] of the token d before, d in 1 to 16 fixed pseudo-randomly by the place in the document.
+
+    `history` [B, 16, F]: the values before the first. The first token of a document, which has none before it, takes zero.
+    """
+    mixed = age * 2654435761 % 4294967296
+    mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967296
+    back = 1 + (mixed >> 15) % age.clamp(1, 16)
+    index = torch.arange(v.shape[1], device=v.device) + history.shape[1] - back
+    taken = torch.cat([history, v], 1).gather(1, index[..., None].expand(-1, -1, v.shape[2]))
+    return taken * (age > 0)[..., None]
+
+
 def pack_order(valid: Tensor) -> Tensor:
     """`[B, T]`: times of the valid tokens first, in order."""
     return torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
@@ -133,7 +149,10 @@ def inner_step(start: list[Tensor], dim: int) -> float:
                 one = torch.ones(dim, **cpu)
                 answer = predict(weights, key, [one, 0.0 * one])[0]
                 rows = torch.eye(dim, **cpu)
-                jacobian = torch.autograd.grad(answer, leaves, rows, is_grads_batched=True)
+                written = leaves
+                if LAST_ONLY:
+                    written = leaves[-1:]
+                jacobian = torch.autograd.grad(answer, written, rows, is_grads_batched=True)
                 flat = torch.cat([j.flatten(1) for j in jacobian], 1)
                 total += float(torch.linalg.matrix_norm(flat @ flat.mT, 2))
         curvature = total / 4
@@ -226,9 +245,9 @@ class Layer(nn.Module):
             last = list(self.alpha.modules())[-1]
             nn.init.constant_(last.get_parameter("bias"), ALPHA_START)
         if STEP_GATED:
-            nn.init.zeros_(self.eta.bias)
+            nn.init.constant_(self.eta.bias, -math.log(REACH - 1.0))
         if DECOUPLED:
-            nn.init.zeros_(self.erase.bias)
+            nn.init.constant_(self.erase.bias, -math.log(REACH - 1.0))
         if MOMENTUM:
             nn.init.constant_(self.mu.bias, MU_START)
         if THRESHOLD == "data":
@@ -258,10 +277,10 @@ class Layer(nn.Module):
         """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads)
         if STEP_GATED:
-            eta = eta * 2.0 * torch.sigmoid(self.eta(x))
+            eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
         if DECOUPLED:
-            found["erase"] = self.step * 2.0 * torch.sigmoid(self.erase(x))
+            found["erase"] = self.step * REACH * torch.sigmoid(self.erase(x))
         if GATE != "none":
             if CONSTANT_DECAY:
                 log_alpha = self.log_decay.expand(*x.shape[:2], self.heads)
@@ -330,6 +349,11 @@ class Layer(nn.Module):
             k = -torch.expm1(gates["log_alpha"])
         else:
             q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
+        if SHUFFLED:
+            past = u.new_zeros(batch, 16, self.width) if state is None else state["values"]
+            own = v.flatten(2)
+            out_state["values"] = next_history(own, past, None, length)
+            v = earlier_values(own, age, past).view_as(v)
         if QK_NORM:
             q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
 from miras_search.codegen.skeletons.layout import Layout, plan_layout, to_slots, to_tokens
-from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, DECOUPLED, LAYERS, MOMENTUM, READ, THRESHOLDED, TRITON
+from miras_search.codegen.skeletons.slots import (
+    ASCENT,
+    CHUNK,
+    CHUNKED,
+    DECOUPLED,
+    IMPLICIT,
+    LAYERS,
+    MOMENTUM,
+    READ,
+    THRESHOLDED,
+    TRITON,
+)
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes
 
@@ -143,6 +154,10 @@ def memory(
         position = state["position"]
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
+    if IMPLICIT:
+        eta = eta / (1.0 + eta * k.square().sum(-1))
+    if ASCENT:
+        eta = -eta
     tokens = [
         q,
         k,
@@ -154,7 +169,10 @@ def memory(
     if MOMENTUM:
         tokens.append(gates["log_mu"])
     if DECOUPLED:
-        tokens.append(gates["erase"])
+        erase = gates["erase"]
+        if ASCENT:
+            erase = -erase
+        tokens.append(erase)
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))

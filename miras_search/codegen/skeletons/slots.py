@@ -41,7 +41,11 @@ MU_START = 0.0
 ONLINE = False
 DECAY_FIRST = False
 DECOUPLED = False
+IMPLICIT = False
+ASCENT = False
+LAST_ONLY = False
 READ = "exact"
+READ_FIRST = False
 SCAN = False
 """Reads need the weights of every token: exact reads of a nonlinear map."""
 STEP = 1.0
@@ -50,12 +54,14 @@ STEP_TIED = False
 """eta is the step times -log alpha."""
 KEY_TIED = False
 """The key is 1 - alpha, and not projected."""
+REACH = 2.0
 
 CONV = 4
 QK_NORM = True
 ROPE = False
 OUTPUT_GATE = True
 ZEROED = False
+SHUFFLED = False
 
 
 def bias_phi(r: Tensor, v: Tensor, delta: Tensor) -> Tensor:
