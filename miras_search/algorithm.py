@@ -92,8 +92,8 @@ class _Step(Algorithm):
 
     `step_gate: data` makes the step of a token reach x sigmoid(w x + b) times `step`, between 0 and `reach`, and 1 at
     initialisation; `constant` keeps it; `tied` writes as much as the gate forgets: a scalar gate by the step -log alpha_t
-    (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2). `reach` times `step` is the largest erase strength of the online rules: up to 1
-    the transition 1 - eta k k' has no negative eigenvalue, above 1 it has (state tracking, arXiv 2411.12537), and 2 is a
+    (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2). `reach` times `step` is the largest erase strength of the
+    online rules: up to 1 the transition 1 - eta k k' has no negative eigenvalue, above 1 it has (state tracking, arXiv 2411.12537), and 2 is a
     reflection. `read_order: read_first` answers q_t from W_{t-1}. `sign: ascent` is the control that writes with the
     opposite sign.
     """
