@@ -40,7 +40,7 @@ LAYERS = [
 
 INSIDE = {
     "space": ("marks", "domain", "fields", "settings", "shipped", "grammar", "counting", "reader", "schema", "space"),
-    "search": ("outcomes", "samplers", "halving", "search"),
+    "search": ("outcomes", "leaders", "samplers", "halving", "search"),
     "results": ("columns", "filter", "frames", "statistics"),
     "sweep": ("progress", "job", "attempt", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
     "report": ("numbers", "verdicts", "findings", "figures", "wording", "document"),

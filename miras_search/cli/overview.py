@@ -11,21 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from miras_search import checkpoint
-from miras_search.ledger import Record
 from miras_search.runs import RunFolder
-from miras_search.search.outcomes import Goal, outcomes
+from miras_search.search import Leader, leaders, outcomes
 from miras_search.space import Space
-from miras_search.sweep.progress import describe
-
-
-class Leader(NamedTuple):
-    """The best candidate by one objective; `value` is the mean over its seeds."""
-
-    metric: str
-    goal: Goal
-    value: float
-    design: str
-    key: str
 
 
 class AtWork(NamedTuple):
@@ -85,7 +73,7 @@ def overview(run: RunFolder) -> Overview:
         total=space.search.trials,
         counts=dict(Counter(row.status for row in rows).most_common()),
         causes=dict(failed.most_common()),
-        best=leaders(rows, space),
+        best=leaders(outcomes(rows, space), rows, space),
         at_work=_at_work(run, {row.key for row in rows}),
         driver=run.driver(),
         seconds=sum(row.seconds for row in rows),
@@ -113,21 +101,6 @@ def resume_command(name: str, executor: str, plugins: Sequence[str | Path]) -> s
 def _near(file: str | Path) -> str:
     path = Path(file).resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def leaders(rows: Sequence[Record], space: Space) -> list[Leader]:
-    """The best committed candidate by each objective, of equal ones the first."""
-    found = []
-    done = [o for o in outcomes(rows, space) if o.values is not None]
-    for i, objective in enumerate(space.objectives):
-        sign = 1.0 if objective.goal == "max" else -1.0
-        ranked = [(sign * o.values[i], -o.n, o.values[i]) for o in done if o.values is not None]
-        if ranked:
-            _, n, value = max(ranked)
-            mine = [row for row in rows if row.n == -n]
-            row = next((row for row in mine if row.task == objective.task), mine[0])
-            found.append(Leader(objective.metric, objective.goal, value, describe(row), row.key))
-    return found
 
 
 def _at_work(run: RunFolder, ended: set[str]) -> list[AtWork]:

@@ -16,8 +16,9 @@ from miras_search.sweep.progress import duration, number
 if TYPE_CHECKING:
     import pandas as pd
 
-    from miras_search.cli.overview import Leader, Overview
+    from miras_search.cli.overview import Overview
     from miras_search.design import Design
+    from miras_search.search import Leader
     from miras_search.space import Space
     from miras_search.sweep.driver import Summary
     from miras_search.sweep.estimate import Estimate
@@ -210,7 +211,7 @@ def _bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def sweep(summary: Summary, leaders: Sequence[Leader], resume: str) -> None:
+def sweep(summary: Summary, resume: str) -> None:
     """The end of `sweep`: what came out, where it is, what to do next."""
     out = console()
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
@@ -221,12 +222,12 @@ def sweep(summary: Summary, leaders: Sequence[Leader], resume: str) -> None:
     out.print(done, soft_wrap=True)
     if summary.exhausted:
         out.print("  every point of the space has been tried")
-    best(out, leaders)
+    best(out, summary.best)
     failed(out, summary.causes)
     heading(out, "where")
     grid(out, [(str(summary.folder), "space, ledger (a line a trial), checkpoints, emitted source")])
     name = summary.name
-    first = next((leader for leader in leaders if "." in leader.metric), None)
+    first = next((leader for leader in summary.best if "." in leader.metric), None)
     sort = f" --sort {'-' if first.goal == 'max' else ''}{first.metric.rpartition('.')[2]}" if first else ""
     heading(out, "next")
     rows = [

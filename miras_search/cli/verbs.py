@@ -248,6 +248,7 @@ def sweep(
         else:
             tables.estimate(cost)
         return
+    from miras_search.cli.overview import as_json as plain
     from miras_search.cli.overview import overview, resume_command
     from miras_search.sweep import SweepInterrupted, run_sweep
 
@@ -271,13 +272,11 @@ def sweep(
     except SweepInterrupted as stop:
         kept = f"{stop.done} of {stop.total} trials are in {stop.folder}; those at work go on from their checkpoints"
         raise typer.Exit(interrupted(f"{kept}\n  go on with: {go_on}")) from None
-    look = overview(inputs.run_folder(str(summary.folder)))
     if as_json:
-        from miras_search.cli.overview import as_json as plain
-
+        look = overview(inputs.run_folder(str(summary.folder)))
         print_json(plain(look) | {"new": summary.new, "exhausted": summary.exhausted})
     else:
-        tables.sweep(summary, look.best, go_on)
+        tables.sweep(summary, go_on)
 
 
 @_verb("miras-search status quickstart")

@@ -17,11 +17,10 @@ from rich.console import Console
 from miras_search import checkpoint
 from miras_search.ledger import Record, Status
 from miras_search.runs import RunFolder
-from miras_search.search import Rungs, Search
-from miras_search.search.outcomes import Outcome, outcomes
+from miras_search.search import Leader, Outcome, Rungs, Search, leaders, outcomes
 from miras_search.space import Space
 from miras_search.sweep.job import STATUS, Event, Job, lost, outcome
-from miras_search.sweep.progress import Best, Monitor, describe, duration
+from miras_search.sweep.progress import Monitor, duration, leading
 from miras_search.tasks import Task
 from miras_search.trial import Progress, blank
 
@@ -43,14 +42,14 @@ class Summary:
     new: int
     counts: dict[str, int]
     causes: dict[str, int]
-    best: tuple[Best, ...]
+    best: tuple[Leader, ...]
     exhausted: bool
     seconds: float
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         lines = [f"{self.name}: {self.rows} trials ({counts}), {self.new} new in {duration(self.seconds)}"]
-        lines += [f"best {best}, trial {best.key}" for best in self.best]
+        lines += [f"{leading(best)}, trial {best.key}" for best in self.best]
         lines += [f"{count} x {cause}" for cause, count in self.causes.items()]
         if self.exhausted:
             lines.append("every point of the space has been tried")
@@ -246,18 +245,9 @@ class Driver:
         self._committed += outcomes(place.values(), self.space)
         self._monitor.ended(record, self.best())
 
-    def best(self) -> list[Best]:
+    def best(self) -> list[Leader]:
         """The best suggestion by each objective."""
-        found = []
-        for i, objective in enumerate(self.space.objectives):
-            sign = 1.0 if objective.goal == "max" else -1.0
-            done = [(sign * o.values[i], -o.n, o) for o in self._committed if o.values is not None]
-            if done:
-                top = max(done, key=lambda entry: entry[:2])[2]
-                assert top.values is not None
-                row = next(iter(self._places[top.n].values()))
-                found.append(Best(objective.metric, objective.goal, top.values[i], top.n, describe(row), row.key))
-        return found
+        return leaders(self._committed, self.rows, self.space)
 
     def summary(self) -> Summary:
         """What the run has come to."""

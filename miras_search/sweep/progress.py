@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from miras_search.ledger import Record
-from miras_search.search.outcomes import Goal
+from miras_search.search import Leader, describe
 
 if TYPE_CHECKING:
     from miras_search.trial import Progress
@@ -30,21 +29,6 @@ REFRESH = 0.2
 CAUSES = 4
 """Kinds of failure shown one by one."""
 _STYLE = {"ok": "green", "pruned": "cyan", "cancelled": "yellow"}
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best suggestion so far by one objective; `value` is the mean over its seeds."""
-
-    metric: str
-    goal: Goal
-    value: float
-    n: int
-    label: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.metric} {number(self.value)} ({self.goal}) by {self.label}"
 
 
 class Monitor:
@@ -60,7 +44,7 @@ class Monitor:
     def __init__(self, console: Console, name: str, total: int, done: Sequence[Record] = ()) -> None:
         self.console, self.name, self.total = console, name, total
         self.done = len(done)
-        self.best: list[Best] = []
+        self.best: list[Leader] = []
         self.failures = Counter(_reason(record) for record in done if record.status not in ("ok", "pruned"))
         self.pruned = sum(record.status == "pruned" for record in done)
         self._before = self.done
@@ -91,7 +75,7 @@ class Monitor:
             record, _, since = self._running[key]
             self._running[key] = (record, progress, since)
 
-    def ended(self, record: Record, best: Sequence[Best]) -> None:
+    def ended(self, record: Record, best: Sequence[Leader]) -> None:
         """A trial is committed; `best` is the best after it."""
         self._running.pop(record.key, None)
         self.done += 1
@@ -146,7 +130,7 @@ class Monitor:
         if self.left is not None and self.done < self.total:
             head.append(f", about {duration(self.left)} left")
         parts: list[RenderableType] = [head, ProgressBar(total=max(1, self.total), completed=self.done, width=60)]
-        parts += [Text(f"best {best}", style="green") for best in self.best]
+        parts += [Text(leading(best), style="green") for best in self.best]
         if self._running:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for column in ("trial", "design", "task"):
@@ -175,12 +159,9 @@ class Monitor:
         return lines
 
 
-def describe(record: Record) -> str:
-    """The name of the published design, or its four choices."""
-    if record.label:
-        return record.label
-    design = record.candidate.get("design", {})
-    return "/".join(str(design.get(part, {}).get("kind", "?")) for part in ("memory", "bias", "retention", "algorithm"))
+def leading(best: Leader) -> str:
+    """One line."""
+    return f"best {best.metric} {number(best.value)} ({best.goal}) by {best.design}"
 
 
 def number(value: float) -> str:
