@@ -103,7 +103,7 @@ class Candidate(Frozen):
     @property
     def hybrid(self) -> bool:
         """Its layers have more than one kind of memory."""
-        return len(set(self.layers)) > 1
+        return len(self.memories) > 1
 
     @property
     def label(self) -> str:
@@ -116,6 +116,16 @@ class Candidate(Frozen):
             if same.layers == self.layers:
                 return name
         return ""
+
+    @property
+    def memories(self) -> dict[Design, int]:
+        """The different memories in the order of their first layers, and how many layers each has."""
+        return dict(Counter(self.layers))
+
+    @property
+    def structure(self) -> str:
+        """12 hex digits of the code of all layers."""
+        return digest([layer.structure for layer in self.layers]) if self.hybrid else self.design.structure
 
     def canonical(self) -> Candidate:
         """The same candidate with its designs in canonical form, and the shortest pattern that gives its layers."""
@@ -133,7 +143,7 @@ class Candidate(Frozen):
         """Trained numbers of the model; the embedding counts once, since the output shares it."""
         width, hidden, conv = self.backbone.width, self.hidden, self.design.block.residual_conv
         block = width + (3 * width * hidden + width if hidden else 0) + (conv * width + width if conv else 0)
-        memories = sum(n * layer_parameters(d, width, self.backbone.heads) for d, n in Counter(self.layers).items())
+        memories = sum(n * layer_parameters(d, width, self.backbone.heads) for d, n in self.memories.items())
         return vocab * width + memories + self.backbone.layers * block + width
 
     def state_bytes(self, context: int | None = None) -> int:
@@ -146,12 +156,12 @@ class Candidate(Frozen):
             ValueError: for a cache without a window, if `context` is not given.
         """
         width, heads = self.backbone.width, self.backbone.heads
-        return 4 * sum(n * state_numbers(d, width, heads, context) for d, n in Counter(self.layers).items())
+        return 4 * sum(n * state_numbers(d, width, heads, context) for d, n in self.memories.items())
 
     def buffer_bytes(self) -> int:
         """Bytes a sequence that decoding keeps beside the recurrent state: frozen weights of the open chunk, convolutions."""
         width, heads = self.backbone.width, self.backbone.heads
-        return 4 * sum(n * buffer_numbers(d, width, heads) for d, n in Counter(self.layers).items())
+        return 4 * sum(n * buffer_numbers(d, width, heads) for d, n in self.memories.items())
 
     def flops_per_token(self, context: int) -> int:
         """Forward operations a token (a multiply-add is two), matrix products only; training takes about three times as many.
@@ -161,7 +171,7 @@ class Candidate(Frozen):
         """
         width, heads, conv = self.backbone.width, self.backbone.heads, self.design.block.residual_conv
         block = 2 * (3 * width * self.hidden + width * conv)
-        memories = sum(n * layer_flops(d, width, heads, context) for d, n in Counter(self.layers).items())
+        memories = sum(n * layer_flops(d, width, heads, context) for d, n in self.memories.items())
         return memories + self.backbone.layers * block
 
     @cached_property

@@ -224,6 +224,10 @@ HYBRIDS: dict[str, Hybrid] = {
 }
 
 
+MODELS: dict[str, Named | Hybrid] = {**NAMED, **HYBRIDS}
+"""All that has a name and can be trained."""
+
+
 def get(name: str) -> Design:
     """The design of that name.
 
@@ -237,7 +241,7 @@ def get(name: str) -> Design:
             f"{name} is a model of two designs in turn, not a design",
             hint=f"name one of them: {name.removesuffix('-h')} or {HYBRIDS[name].pattern[1]}",
         )
-    near = difflib.get_close_matches(name, [*NAMED, *HYBRIDS], n=1)
+    near = difflib.get_close_matches(name, MODELS, n=1)
     raise DesignError(
         f"no design is named {name!r}",
         hint=f"did you mean {near[0]!r}?" if near else "see `miras-search designs`",

@@ -67,14 +67,34 @@ def import_module(path: Path) -> ModuleType:
     return module
 
 
-def path_taken(design: Design) -> tuple[str, str]:
-    """Which path the calls of a design's module took in this process, `triton` or `torch`, and why not Triton."""
+def path_taken(*designs: Design) -> tuple[str, str]:
+    """Which path the calls of the designs' modules took in this process, and why not Triton.
+
+    Returns:
+        `triton` (all of them) or `torch`; and the reasons, of several designs each with its name.
+    """
+    found = {design: _path(design) for design in designs}
+    path = "torch" if any(path == "torch" for path, _ in found.values()) else "triton"
+    if len(found) == 1:
+        return path, next(iter(found.values()))[1]
+    told = (f"{named.label(d) or d.fingerprint}: {reason}" for d, (_, reason) in found.items() if reason)
+    return path, "; ".join(told)
+
+
+def _path(design: Design) -> tuple[str, str]:
     module = load(design.canonical())
     counts: dict[str, int] | None = getattr(module, "PATHS", None)
     if counts is None:
         return "torch", "no Triton kernel for this design"
     other = sorted(reason for reason, n in counts.items() if reason != "triton" and n)
     return ("triton" if counts["triton"] else "torch"), "; ".join(other)
+
+
+def source(design: Design) -> str:
+    """The text of the module that `load` imports."""
+    file = load(design.canonical()).__file__
+    assert file is not None
+    return Path(file).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=256)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from miras_search import checkpoint, heads, named, op
+from miras_search import checkpoint, heads, op
 from miras_search.candidate import Candidate
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
@@ -237,7 +237,7 @@ class Trainer:
 
     def _path(self) -> tuple[str, ...]:
         """Path and reason; the module counts its calls in this process, so before the first one the checkpoint's word."""
-        return op.path_taken(self.candidate.design) if self._called else self._taken
+        return op.path_taken(*self.candidate.memories) if self._called else self._taken
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -365,9 +365,9 @@ def refuse(candidate: Candidate, task: Task) -> None:
         TaskError: if its chunk is longer than the task's context. A chunk that changes nothing (online or state-free
             gradients) may be.
     """
-    design = candidate.design.canonical()
-    if design.chunked:
-        task.check_chunk(design.algorithm.chunk_)
+    for design in candidate.memories:
+        if design.chunked:
+            task.check_chunk(design.algorithm.chunk_)
 
 
 def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Record:
@@ -380,8 +380,8 @@ def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Re
         status="ok",
         candidate=candidate.model_dump(mode="json"),
         fingerprint=candidate.fingerprint,
-        structure=candidate.design.structure,
-        label=named.label(candidate.design),
+        structure=candidate.structure,
+        label=candidate.label,
         parameters=trained.parameters(task.vocab),
         state_bytes=trained.state_bytes(task.context),
         flops_per_token=trained.flops_per_token(task.context),

@@ -28,15 +28,15 @@ from miras_search.tasks import Text
 from miras_search.tasks.tokenizer import byte_tokenizer
 
 VOCAB = 257
-PROBED = ["softmax-attention", "gated-deltanet", "yaad", "titans-lmm", "moneta-r", "memora"]
+PROBED = ["moneta-h", "softmax-attention", "gated-deltanet", "yaad", "titans-lmm", "moneta-r", "memora"]
 SPECIAL = "documents"
 """A further export: it starts afresh at token 0, has a convolution outside the memory, and no tokenizer."""
 
 
 def tiny(name: str, **block: Any) -> Candidate:
-    design = named.get(name)
+    design, pattern = named.composition(name)
     design = design.model_copy(update={"block": Block(**(design.block.model_dump() | block))})
-    return Candidate(design=design, backbone=Backbone(width=16, layers=2, heads=2, ffn=2.0))
+    return Candidate(design=design, backbone=Backbone(width=16, layers=2, heads=2, ffn=2.0, pattern=pattern))
 
 
 def shaken(candidate: Candidate, seed: int) -> model.LM:
@@ -144,6 +144,7 @@ def test_training(probed: dict[str, Any], name: str) -> None:
 def test_saved_again_halved_and_fresh(probed: dict[str, Any], name: str) -> None:
     found = probed["folders"][name]
     code = {f"{part}_miras.py" for part in ("configuration", "modeling", "lm", "memory")}
+    code |= {"memory_miras_2.py"} if name in named.HYBRIDS else set()
     assert code | {"config.json", "generation_config.json", "model.safetensors"} == set(found["files again"])
     dtype, gap, kept = found["half"]
     assert dtype == "torch.bfloat16"
@@ -178,6 +179,9 @@ def test_code_is_what_was_trained(exports: Path) -> None:
     folder = exports / "yaad"
     candidate = tiny("yaad").canonical()
     assert (folder / "memory_miras.py").read_text() == emit(candidate.design)
+    first, second = tiny("moneta-h").layers
+    assert (exports / "moneta-h" / "memory_miras.py").read_text() == emit(first)
+    assert (exports / "moneta-h" / "memory_miras_2.py").read_text() == emit(second)
     ours, theirs = Path(str(model.__file__)).read_text(), (folder / "lm_miras.py").read_text()
     for part in ours.split("\n\n\nclass ")[1:]:
         assert "class " + part.split("\n\n\ndef build")[0].rstrip() in theirs
@@ -433,9 +437,9 @@ def test_sample_needs_a_text_export(exports: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [range(0, 4), range(4, 8), range(8, 14)], ids=str)
-def test_every_named_design(batch: range, tmp_path: Path) -> None:
-    names = list(named.NAMED)[batch.start : batch.stop]
+@pytest.mark.parametrize("batch", range(6))
+def test_every_named_design(batch: int, tmp_path: Path) -> None:
+    names = list(named.MODELS)[batch::6]
     found = probe([put(tmp_path / name, tiny(name), 3) for name in names], tmp_path, "all")
     for name in names:
         result = found["folders"][name]

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from miras_search import named
+from miras_search.candidate import Candidate, Part
 from miras_search.choice import variants
 from miras_search.design import Design
 from miras_search.errors import DesignError, RunError, SpaceError
@@ -110,30 +111,40 @@ def design(given: str) -> Design:
         given: `yaad`, `my.yaml`, or `quickstart:3f2a` with a trial's key, a candidate's or a design's fingerprint.
 
     Raises:
-        DesignError: if no design has that name.
+        DesignError: if no design has that name, or it is a hybrid's.
         SpaceError: if the file is no design; with file:line:column.
         RunError: if there is no such run, or nothing in it of that key.
     """
-    if given in named.NAMED:
-        return named.get(given)
+    return named.get(given) if given in named.MODELS else composition(given)[0]
+
+
+def composition(given: str) -> tuple[Design, tuple[Part, ...]]:
+    """A design as above, and the pattern of the layers: that of a hybrid's name, or of a trial.
+
+    Raises:
+        DesignError, SpaceError, RunError: likewise.
+    """
+    if given in named.MODELS:
+        return named.composition(given)
     path = Path(given).expanduser()
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return _from_file(path, given)
+        return _from_file(path, given), ("design",)
     run, colon, key = given.rpartition(":")
     if colon:
         return _of_trial(run_folder(run), key)
-    hint = nearest(given, named.NAMED)
+    hint = nearest(given, named.MODELS)
     if not hint.startswith("did you mean"):
         hint = "see `miras-search designs`, or give a YAML file, or RUN:KEY"
     raise DesignError(f"no design is named {given!r}", hint=hint)
 
 
-def _of_trial(run: RunFolder, key: str) -> Design:
-    found: dict[str, Design] = {}
+def _of_trial(run: RunFolder, key: str) -> tuple[Design, tuple[Part, ...]]:
+    found: dict[Any, tuple[Design, tuple[Part, ...]]] = {}
     for record in run.ledger.rows():
-        design = Design.model_validate(record.candidate["design"])
+        candidate = Candidate.model_validate(record.candidate)
+        design, pattern = candidate.design, candidate.canonical().backbone.pattern
         if key and any(name.startswith(key) for name in (record.key, record.fingerprint, design.fingerprint)):
-            found[design.fingerprint] = design
+            found[design.fingerprint, pattern] = design, pattern
     if len(found) != 1:
         what = "no trial or design" if not found else f"{len(found)} designs:"
         hint = "see column `key` of `miras-search results`" if not found else "give more digits"

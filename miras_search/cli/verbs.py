@@ -191,10 +191,10 @@ def train(
         else:
             tables.again(found)
         raise typer.Exit(0 if found.equal else interrupted() if found.now.status == "cancelled" else 1)
-    chosen = inputs.design(design)
+    chosen, pattern = inputs.composition(design)
     from miras_search.sweep import single
 
-    what = single.setup(chosen, task, set_, tokens, seed)
+    what = single.setup(chosen, task, set_, tokens, seed, pattern)
     folder = None if name is None else inputs.new_run(name)
     command = ctx.find_object(State).command  # type: ignore[union-attr]
     record = single.train(what, run=folder, threads=threads, console=stderr(), command=command)

@@ -8,6 +8,8 @@ from typing import Any
 
 from miras_search import named
 from miras_search.candidate import Candidate
+from miras_search.design import Design
+from miras_search.export.files import modules
 
 
 def write(candidate: Candidate, known: Mapping[str, Any], *, text: bool) -> str:
@@ -18,15 +20,15 @@ def write(candidate: Candidate, known: Mapping[str, Any], *, text: bool) -> str:
         known: the provenance, as in provenance.json; what is missing is left out.
         text: the model has a tokenizer.
     """
-    name = named.label(candidate.design) or candidate.design.fingerprint
+    name = candidate.label or candidate.design.fingerprint
     parts = [
         _header(text),
         f"# {name}\n",
         _summary(candidate, name, known),
         "## Use\n",
-        _use(text),
+        _use(text, len(candidate.memories)),
         "## Design\n",
-        f"```yaml\n{candidate.design.to_yaml()}```\n",
+        *(f"{_where(candidate, design)}```yaml\n{design.to_yaml()}```\n" for design in candidate.memories),
         _source(name),
         "## Provenance\n",
         _provenance(candidate, known),
@@ -36,6 +38,14 @@ def write(candidate: Candidate, known: Mapping[str, Any], *, text: bool) -> str:
         _FILES,
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _where(candidate: Candidate, design: Design) -> str:
+    """Which layers of a hybrid have this memory."""
+    if not candidate.hybrid:
+        return ""
+    numbers = [str(i) for i, layer in enumerate(candidate.layers) if layer == design]
+    return f"{named.label(design) or design.fingerprint}, layer{'s' * (len(numbers) > 1)} {', '.join(numbers)}:\n\n"
 
 
 def _header(text: bool) -> str:
@@ -53,15 +63,18 @@ def _summary(candidate: Candidate, name: str, known: Mapping[str, Any]) -> str:
 
 
 def _state(candidate: Candidate) -> str:
-    if candidate.design.memory.parametric or getattr(candidate.design.memory, "window", None):
+    if all(design.memory.parametric or getattr(design.memory, "window", None) for design in candidate.memories):
         return (
             f"Decoding keeps a state of fixed size: {candidate.state_bytes():,} bytes a sequence in float32, and "
             f"{candidate.buffer_bytes():,} bytes of buffers."
         )
-    return f"Decoding keeps the keys and values of all tokens: {candidate.state_bytes(1):,} bytes a token in float32."
+    growth = candidate.state_bytes(2**20 + 1) - candidate.state_bytes(2**20)
+    return f"Decoding keeps the keys and values of all tokens: {growth:,} bytes a token in float32."
 
 
-def _use(text: bool) -> str:
+def _use(text: bool, count: int) -> str:
+    names = {module: f"Layer{i}" for i, module in enumerate(modules(count), 1)}
+    imports = "\n".join(f"from {module} import Layer as {name}" for module, name in names.items())
     if not text:
         return """Tokens are integers, since the task has no text: there is no tokenizer. Its targets are aligned
 with its inputs, so its loss is `model(input_ids, labels=targets, shift_labels=targets).loss`.
@@ -88,19 +101,20 @@ Nothing else is needed but torch and transformers (tested with 4.57.6 and 5.23),
 import sys; sys.path.insert(0, "FOLDER")
 import json, safetensors.torch
 from lm_miras import LM
-from memory_miras import Layer
+IMPORTS
 
 c = json.load(open("FOLDER/config.json"))
-layers = [Layer(c["hidden_size"], c["num_attention_heads"]) for _ in range(c["num_hidden_layers"])]
+kinds = [KINDS]
+layers = [kinds[i](c["hidden_size"], c["num_attention_heads"]) for i in c["memories"]]
 model = LM(layers, c["vocab_size"], c["hidden_size"], c["intermediate_size"], c["residual_conv"])
 weights = safetensors.torch.load_file("FOLDER/model.safetensors")
 model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
 ```
-"""
+""".replace("IMPORTS", imports).replace("KINDS", ", ".join(names.values()))
 
 
 def _source(name: str) -> str:
-    entry = named.NAMED.get(name)
+    entry = named.MODELS.get(name)
     return f"After {entry.paper}. {entry.fidelity}\n" if entry else ""
 
 

@@ -6,13 +6,14 @@ from transformers import PretrainedConfig
 
 
 class MirasConfig(PretrainedConfig):
-    """Sizes of the model around the memory layers; the layer itself is in `memory_miras.py`.
+    """Sizes of the model around the memory layers; the layers themselves are in `memory_miras*.py`.
 
     Args:
         vocab_size: tokens.
         hidden_size: width of the model.
         num_hidden_layers: blocks.
         num_attention_heads: memories side by side in a layer.
+        memories: for every block, which of the memories it has; None: all the first.
         intermediate_size: hidden width of the SwiGLU; 0: none.
         residual_conv: width of the convolution outside the memory; 0: none.
         document_token_id: a token that starts a document, at which the memory starts afresh; None: no token does.
@@ -30,6 +31,7 @@ class MirasConfig(PretrainedConfig):
         hidden_size: int = 64,
         num_hidden_layers: int = 2,
         num_attention_heads: int = 2,
+        memories: list[int] | None = None,
         intermediate_size: int = 128,
         residual_conv: int = 0,
         document_token_id: int | None = None,
@@ -43,6 +45,7 @@ class MirasConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.memories = memories
         self.intermediate_size = intermediate_size
         self.residual_conv = residual_conv
         self.document_token_id = document_token_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -22,7 +22,7 @@ BESIDE = {
 def texts(
     candidate: Candidate,
     vocab: int,
-    source: str,
+    sources: Sequence[str],
     tokenizer_json: str | None,
     *,
     document: int | None = None,
@@ -33,17 +33,17 @@ def texts(
     Args:
         candidate: canonical.
         vocab: tokens.
-        source: the emitted module.
+        sources: the emitted modules, one a memory of `candidate.memories`.
         tokenizer_json: a file of `tokenizers`, if the task has text.
         document: the token at which the memory starts afresh.
         context: tokens a row when it was trained.
     """
     ends = special_ids(tokenizer_json)
     found = {
-        "memory_miras.py": source,
+        **{f"{module}.py": source for module, source in zip(modules(len(sources)), sources, strict=True)},
         "lm_miras.py": language_model(),
         "configuration_miras.py": classes("configuration_miras"),
-        "modeling_miras.py": classes("modeling_miras"),
+        "modeling_miras.py": classes("modeling_miras", len(sources)),
         "config.json": json_text(config(candidate, vocab, ends, document, context)),
         "generation_config.json": json_text(ends),  # no max_new_tokens: it would win over what a caller asks for
     }
@@ -84,11 +84,27 @@ def _imports(text: str, body: str) -> list[str]:
     ]
 
 
-def classes(name: str) -> str:
-    """A module of the classes for transformers, importing the files beside it."""
+def memories(candidate: Candidate) -> list[int]:
+    """For every layer, which of the different memories it has."""
+    order = list(candidate.memories)
+    return [order.index(layer) for layer in candidate.layers]
+
+
+def modules(count: int) -> list[str]:
+    """Names of the modules of the memories."""
+    return ["memory_miras", *(f"memory_miras_{i}" for i in range(2, count + 1))]
+
+
+def classes(name: str, count: int = 1) -> str:
+    """A module of the classes for transformers, importing the files beside it, those of `count` memories among them."""
     text = resources.files("miras_search.export").joinpath(f"{name}.py").read_text(encoding="utf-8")
     for inside, beside in BESIDE.items():
         text = text.replace(f"from {inside} import", f"from {beside} import")
+    if count > 1:
+        others = {module: f"Layer{i}" for i, module in enumerate(modules(count)[1:], 2)}
+        first = "from .memory_miras import Layer\n"
+        text = text.replace(first, first + "".join(f"from .{m} import Layer as {n}\n" for m, n in others.items()))
+        text = text.replace("= (Layer,)", f"= ({', '.join(['Layer', *others.values()])})")
     return text
 
 
@@ -109,6 +125,7 @@ def config(
         "hidden_size": size.width,
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
+        "memories": memories(candidate),
         "intermediate_size": candidate.hidden,
         "residual_conv": design.block.residual_conv,
         "document_token_id": document,
@@ -119,6 +136,7 @@ def config(
         "trained_context": context,
         "fingerprint": design.fingerprint,
         "design": design.model_dump(mode="json"),
+        "pattern": size.model_dump(mode="json")["pattern"],
     }
 
 

@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,7 +78,7 @@ def export(
             where=str(folder.path),
             hint="export a trial of another task, by its key",
         )
-    emitted = folder.path / "designs" / f"{candidate.design.fingerprint}.py"
+    emitted = [folder.path / "designs" / f"{design.fingerprint}.py" for design in candidate.memories]
     measured = record.model_dump(
         mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"}
     )
@@ -97,7 +97,7 @@ def export(
             "context": task.context,
             "environment": folder.environment or environment(),
         },
-        source=emitted.read_text(encoding="utf-8") if emitted.is_file() else None,
+        sources=[file.read_text(encoding="utf-8") for file in emitted] if all(f.is_file() for f in emitted) else None,
         document=0 if getattr(task, "reset", False) else None,
         overwrite=overwrite,
     )
@@ -111,7 +111,7 @@ def export_model(
     out: str | os.PathLike[str],
     *,
     provenance: Mapping[str, Any],
-    source: str | None = None,
+    sources: Sequence[str] | None = None,
     document: int | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -124,7 +124,7 @@ def export_model(
         tokenizer_json: a file of `tokenizers`; None: the task has no text.
         out: folder to make; must not exist, or be empty.
         provenance: for the card and provenance.json; `export` says what it knows.
-        source: the emitted module that was trained; default: what is emitted now.
+        sources: the emitted modules that were trained, one a memory of `candidate.memories`; default: what is emitted now.
         document: the token at which the memory starts afresh, if it was trained so.
         overwrite: replace an earlier export in `out`.
 
@@ -136,10 +136,10 @@ def export_model(
     out = Path(out)
     _free(out, overwrite)
     candidate = candidate.canonical()
-    source = emit(candidate.design) if source is None else source
-    _fits(candidate, vocab, state_dict, source)
+    sources = [emit(design) for design in candidate.memories] if sources is None else sources
+    _fits(candidate, vocab, state_dict, sources)
     tensors = {f"model.{name}": t.detach().cpu().contiguous() for name, t in state_dict.items()}
-    texts = files.texts(candidate, vocab, source, tokenizer_json, document=document, context=provenance.get("context"))
+    texts = files.texts(candidate, vocab, sources, tokenizer_json, document=document, context=provenance.get("context"))
     contents = {name: text.encode() for name, text in texts.items()}
     contents["model.safetensors"] = save(tensors, {"format": "pt"})
     known = {
@@ -263,16 +263,16 @@ def tokenizer(task: Task, record: Record | None = None) -> str | None:
     return found
 
 
-def _fits(candidate: Candidate, vocab: int, state_dict: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse weights that are not those of this source and size."""
+def _fits(candidate: Candidate, vocab: int, state_dict: Mapping[str, torch.Tensor], sources: Sequence[str]) -> None:
+    """Refuse weights that are not those of these sources and this size."""
     import torch
 
     from miras_search.model import LM
 
     size = candidate.backbone
     with torch.random.fork_rng(devices=[]):  # on the meta device it would take longer: that imports torch._dynamo
-        layer = op.import_module(op.write_module(source)).Layer
-        layers = [layer(size.width, size.heads) for _ in range(size.layers)]
+        kinds = [op.import_module(op.write_module(source)).Layer for source in sources]
+        layers = [kinds[i](size.width, size.heads) for i in files.memories(candidate)]
         wanted = LM(layers, vocab, size.width, candidate.hidden, candidate.design.block.residual_conv).state_dict()
     for name in sorted(wanted.keys() | state_dict.keys()):
         have = "nothing" if name not in state_dict else str(list(state_dict[name].shape))

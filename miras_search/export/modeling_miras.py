@@ -16,6 +16,9 @@ from miras_search.codegen.skeletons.layer import Layer
 from miras_search.export.configuration_miras import MirasConfig
 from miras_search.model import LM, pack, take
 
+LAYERS: tuple[type[nn.Module], ...] = (Layer,)
+"""The memories of this model; the configuration says which of them every block has."""
+
 
 class MirasCache(Cache):
     """The state of every layer, a dict of tensors with batch first.
@@ -147,9 +150,8 @@ class MirasModel(MirasPreTrainedModel):
 
     def __init__(self, config: MirasConfig) -> None:
         super().__init__(config)
-        layers: list[nn.Module] = [
-            Layer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
-        ]
+        kinds = config.memories or [0] * config.num_hidden_layers
+        layers: list[nn.Module] = [LAYERS[i](config.hidden_size, config.num_attention_heads) for i in kinds]
         lm = LM(layers, config.vocab_size, config.hidden_size, config.intermediate_size, config.residual_conv)
         self.embedding, self.blocks, self.norm = lm.embedding, lm.blocks, lm.norm
         self.gradient_checkpointing = False

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from miras_search.choice import variants
-from miras_search.named import NAMED
+from miras_search.named import MODELS
 from miras_search.report.numbers import number
 from miras_search.results import CHOICES, DATA_DICTIONARY, Column, columns_of, metrics_of
 from miras_search.results.statistics import Interval, choice_effects, mean_interval, paired_difference, pareto_front
@@ -182,7 +182,7 @@ def names_of(frame: pd.DataFrame) -> pd.DataFrame:
         ", ".join(f"{words[c]} {number(first.at[at, c])}" for c, show in shown.items() if show[at])
         for at in first.index
     ]
-    published = [text in NAMED and not NAMED[text].paper.startswith("this project") for text in label]
+    published = [text in MODELS and not MODELS[text].paper.startswith("this project") for text in label]
     return pd.DataFrame({"name": name, "settings": settings, "published": published}, index=first.index)
 
 

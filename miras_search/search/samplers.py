@@ -305,7 +305,7 @@ class _Placed(_Taken):
 
     def __init__(self, assignment: Mapping[str, Any]) -> None:
         super().__init__(assignment)
-        self.design = named.get(assignment["design"])
+        self.design, _ = named.composition(assignment["design"])
 
     def _get(self, path: str) -> Any:
         head, *rest = re.sub(r"\[\d+\]", "", path).split(".")

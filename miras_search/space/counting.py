@@ -292,15 +292,18 @@ def _labels(domain: Domain) -> list[str]:
 
 
 def count_backbones(backbone: Domain) -> tuple[int, int]:
-    """Discrete points of the backbone, and those whose heads divide the width."""
+    """Discrete points of the backbone, and those whose heads divide the width and whose layers have the design."""
     total = valid = 0
     for struct in options(backbone):
-        default = {name: struct.model.model_fields[name].default for name in ("width", "heads")}
+        names = ("width", "heads", "layers", "pattern")
+        default = {name: struct.model.model_fields[name].default for name in names}
         rest = math.prod(d.points() for name, d in struct.fields.items() if name not in default)
-        numbers = {
-            name: [v for values, _ in cases(struct.fields[name]) for v in values] if name in struct.fields else [value]
+        values = {
+            name: [v for group, _ in cases(struct.fields[name]) for v in group] if name in struct.fields else [value]
             for name, value in default.items()
         }
-        total += len(numbers["width"]) * len(numbers["heads"]) * rest
-        valid += sum(w % h == 0 for h in numbers["heads"] for w in numbers["width"]) * rest
+        total += math.prod(len(v) for v in values.values()) * rest
+        divides = sum(w % h == 0 for h in values["heads"] for w in values["width"])
+        present = sum("design" in pattern[:n] for pattern in values["pattern"] for n in values["layers"])
+        valid += divides * present * rest
     return total, valid

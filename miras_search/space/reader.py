@@ -13,7 +13,7 @@ from miras_search.candidate import Backbone, Optimiser
 from miras_search.choice import Choice, variants
 from miras_search.design import Design
 from miras_search.match import Constraints, Match
-from miras_search.named import NAMED
+from miras_search.named import MODELS
 from miras_search.space.counting import PARTS
 from miras_search.space.domain import Alternatives, Domain, Fixed, Struct
 from miras_search.space.fields import Spec, validate
@@ -149,8 +149,8 @@ class _Reader:
             if not isinstance(item.value, str):
                 what = f"{json.dumps(item.plain())} is no name of a design"
                 self.problems.add(item.mark, what, "see `miras-search designs`")
-            elif item.value not in NAMED:
-                self.problems.add(item.mark, f"no design is named {item.value}", nearest(item.value, NAMED))
+            elif item.value not in MODELS:
+                self.problems.add(item.mark, f"no design is named {item.value}", nearest(item.value, MODELS))
             elif item.value in names:
                 self.problems.add(item.mark, f"{item.value} stands twice", "keep one")
             else:

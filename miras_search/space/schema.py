@@ -19,7 +19,7 @@ from miras_search.candidate import Backbone, Optimiser
 from miras_search.choice import Choice, variants
 from miras_search.design import Block
 from miras_search.match import Bounds, Constraints, Match
-from miras_search.named import NAMED
+from miras_search.named import MODELS
 from miras_search.space.counting import PARTS
 from miras_search.space.fields import Spec
 from miras_search.space.settings import COSTS, Budget, Halving, Search
@@ -40,7 +40,7 @@ def json_schema() -> Schema:
                 _object({"log_float": _NUMBER, "step": {"type": "number", "exclusiveMinimum": 1}}, ["log_float"]),
             ],
         },
-        "named": {"enum": list(NAMED)},
+        "named": {"enum": list(MODELS)},
     }
     for role in (*PARTS, "task"):
         for kind, cls in variants(role).items():

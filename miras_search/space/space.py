@@ -163,7 +163,7 @@ class Space:
         Raises:
             DesignError: if no design has that name.
         """
-        named.get(name)
+        named.composition(name)
         out: Assignment = {"design": name}
         self.backbone.walk("backbone", Middle(), out)
         self.optimiser.walk("optimiser", Middle(), out)
@@ -198,10 +198,12 @@ class Space:
         strange = sorted(set(assignment) - set(used))
         if strange:
             raise SpaceError(f"{strange[0]} is no parameter of this draw", hint=nearest(strange[0], used))
-        design = named.get(plain["design"]) if isinstance(plain["design"], str) else _build(Design, plain["design"])
-        long = too_long(design.memory, design.bias, design.retention, design.algorithm, self.context)
-        if long is not None:
-            raise DesignError(str(long))
+        if isinstance(plain["design"], str):
+            design, pattern = named.composition(plain["design"])
+            if plain["design"] in named.HYBRIDS:
+                plain["backbone"]["pattern"] = pattern
+        else:
+            design = _build(Design, plain["design"])
         width, heads = (plain["backbone"].get(n, Backbone.model_fields[n].default) for n in ("width", "heads"))
         if "heads" in self._solved:
             plain["backbone"]["heads"] = heads = 1  # any divisor will do: match replaces it
@@ -211,6 +213,10 @@ class Space:
             raise DesignError(f"heads-width: heads {heads} does not divide width {width}; use heads that do")
         backbone, optimiser = _build(Backbone, plain["backbone"]), _build(Optimiser, plain["optimiser"])
         candidate = Candidate(design=design, backbone=backbone, optimiser=optimiser)
+        for memory in candidate.memories:
+            long = too_long(memory.memory, memory.bias, memory.retention, memory.algorithm, self.context)
+            if long is not None:
+                raise DesignError(str(long))
         if self.match:
             candidate, _ = match(candidate, self.match, *self._matched_on(vocab))
         if self.constraints is not None:

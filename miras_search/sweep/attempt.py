@@ -170,12 +170,12 @@ class Attempt:
         return trainer
 
     def _keep_source(self, candidate: Candidate) -> None:
-        """The module that is trained, for the run's folder: designs/FINGERPRINT.py."""
-        kept = self.folder.parent.parent / "designs" / f"{candidate.design.fingerprint}.py"
-        source = op.load(candidate.canonical().design).__file__
-        if source is not None and not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            checkpoint.replace(kept, Path(source).read_bytes())
+        """The modules that are trained, for the run's folder: designs/FINGERPRINT.py."""
+        for design in candidate.memories:
+            kept = self.folder.parent.parent / "designs" / f"{design.fingerprint}.py"
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                checkpoint.replace(kept, op.source(design).encode())
 
     def _ask(self) -> Event:
         assert self._trainer is not None

@@ -18,7 +18,6 @@ from typing import Any
 
 from miras_search.candidate import Candidate
 from miras_search.errors import TaskError
-from miras_search.named import label
 from miras_search.search import Search
 from miras_search.space import Space
 from miras_search.tasks import Task
@@ -206,7 +205,7 @@ def _time(candidate: Candidate, task: Task, space: Space, threads: int, cache: P
     before = trainer.seconds
     trainer.advance((1 + STEPS) * trainer.tokens_per_step)
     return Probe(
-        design=label(candidate.design) or candidate.design.fingerprint,
+        design=candidate.label or candidate.design.fingerprint,
         task=task.name,
         flops_per_token=candidate.flops_per_token(task.context),
         tokens_per_second=STEPS * trainer.tokens_per_step / (trainer.seconds - before),

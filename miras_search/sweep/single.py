@@ -18,9 +18,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from miras_search import checkpoint, named, op
+from miras_search import checkpoint, op
 from miras_search import trial as trials
-from miras_search.candidate import Candidate
+from miras_search.candidate import Backbone, Candidate, Part
 from miras_search.design import Design
 from miras_search.errors import RunError, SpaceError, TaskError
 from miras_search.ledger import Record
@@ -77,7 +77,14 @@ class Again:
         return self.then.status == self.now.status and all(row.equal for row in self.rows)
 
 
-def setup(design: Design, task: str, overrides: Sequence[str], tokens: int | None, seed: int) -> Setup:
+def setup(
+    design: Design,
+    task: str,
+    overrides: Sequence[str],
+    tokens: int | None,
+    seed: int,
+    pattern: Sequence[Part] = ("design",),
+) -> Setup:
     """A trial from what was said on the command line.
 
     Args:
@@ -86,14 +93,17 @@ def setup(design: Design, task: str, overrides: Sequence[str], tokens: int | Non
         overrides: `PATH=VALUE` as in a space: `task.pairs=4`, `backbone.width=128`, `optimiser.lr=3e-3`.
         tokens: budget; default: what the overrides say, else `STEPS` steps.
         seed: of weights and data order.
+        pattern: of the layers.
 
     Raises:
         SpaceError: if task or an override is wrong, or leaves something open.
         DesignError: if the overrides make the design an impossible one.
     """
+    backbone = Backbone(layers=max(Backbone.model_fields["layers"].default, len(pattern)), pattern=tuple(pattern))
     text = {
-        "name": named.label(design) or design.fingerprint,
+        "name": Candidate(design=design, backbone=backbone).label or design.fingerprint,
         "design": design.model_dump(mode="json"),
+        "backbone": {} if backbone == Backbone() else backbone.model_dump(mode="json", include={"layers", "pattern"}),
         "budget": {"tokens": tokens or 1},
         "search": {"trials": 1},
     }
@@ -151,10 +161,8 @@ def train(
         record = _shown(setup, name, folder, threads, cache, console)
         if kept is not None and record.status != "cancelled":
             kept.ledger.append(record)
-            source = op.load(setup.candidate.canonical().design).__file__
-            if source is not None:
-                text = Path(source).read_text(encoding="utf-8")
-                kept.write(f"designs/{setup.candidate.design.fingerprint}.py", text)
+            for design in setup.candidate.memories:
+                kept.write(f"designs/{design.fingerprint}.py", op.source(design))
             keep_results(kept.path)
     return record
 
