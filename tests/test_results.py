@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import record, survey, write_run
+from synthetic import PUBLISHED, record, survey, write_run
 
 from miras_search import named
 from miras_search.errors import DesignError, RunError
@@ -156,7 +156,7 @@ def test_steps_of_a_growing_file(tmp_path: Path) -> None:
 
 
 def test_design_of_gives_the_design_back(frame: pd.DataFrame, folder: Path) -> None:
-    for name in named.NAMED:
+    for name in PUBLISHED:
         fingerprint = frame.loc[frame["label"] == name, "fingerprint"].iloc[0]
         assert design_of(frame, fingerprint[:10]).fingerprint == named.get(name).fingerprint
     assert design_of(folder, fingerprint).fingerprint == named.get(name).fingerprint
