@@ -20,7 +20,7 @@ quickstart: setup
 	$(VENV)/bin/miras-search export runs/quickstart -o runs/quickstart/exported --overwrite --sample "The "
 
 test: setup
-	$(PY) -m pytest --durations=15
+	$(PY) -m pytest -n auto --dist loadfile --durations=15
 
 test-slow: setup
 	$(PY) -m pytest -m slow --durations=15
