@@ -180,17 +180,20 @@ class Lp(Bias):
     def phi_vjp(self, xp: Any, r: Any, v: Any, delta: Any, d: Any) -> tuple[Any, Any, Any]:
         s = r * r + self.eps
         if self.form == "potential":
-            g = r * xp.power(s, self.p / 2.0 - 1.0)
             slope = xp.power(s, self.p / 2.0 - 2.0) * ((self.p - 1.0) * r * r + self.eps)
         else:
             t = xp.tanh(self.nu * r)
-            g = t * xp.power(s, self.p / 2.0 - 0.5)
             slope = self.nu * (1.0 - t * t) * xp.power(s, self.p / 2.0 - 0.5)
             slope = slope + t * (self.p - 1.0) * r * xp.power(s, self.p / 2.0 - 1.5)
         if self.factor == "paper":
-            g = g * self.p
             slope = slope * self.p
         if self.cap == "norm":
+            if self.form == "potential":
+                g = r * xp.power(s, self.p / 2.0 - 1.0)
+            else:
+                g = t * xp.power(s, self.p / 2.0 - 0.5)
+            if self.factor == "paper":
+                g = g * self.p
             largest = xp.maximum(1e-6, xp.row_max(xp.abs(g)))
             unit = g / largest
             square = xp.maximum(1e-6, xp.row_sum(unit * unit))

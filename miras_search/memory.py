@@ -23,6 +23,8 @@ class Memory(Choice):
     role: ClassVar[str] = "memory"
     parametric: ClassVar[bool] = True
     """Has weights of fixed size that a gradient can write; a cache grows instead."""
+    activation: ClassVar[str] = ""
+    """torch's name of the activation, if torch has it and its pull-back in one operation each."""
 
     def canonical(self, linear_retention: bool) -> Memory:
         """Unused fields at their defaults, `auto` resolved, equal functions merged."""
@@ -78,6 +80,8 @@ class Memory(Choice):
 class _Dense(Memory):
     """A stack of linear maps; what the matrix and the MLP share."""
 
+    activation: ClassVar[str] = "gelu"
+
     def predict(self, xp: Any, weights: Sequence[Any], x: Any, norm_weight: Any, norm_bias: Any) -> Any:
         h = x
         for i, w in enumerate(weights):
@@ -100,6 +104,10 @@ class _Dense(Memory):
     def activate_grad(self, xp: Any, z: Any) -> Any:
         """gelu'(z) = Phi(z) + z phi(z)."""
         return 0.5 * (1.0 + xp.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * xp.exp(-0.5 * z * z)
+
+    def activate_curve(self, xp: Any, z: Any) -> Any:
+        """gelu''(z) = phi(z) (2 - z^2)."""
+        return 0.3989422804014327 * xp.exp(-0.5 * z * z) * (2.0 - z * z)
 
 
 class Matrix(_Dense):

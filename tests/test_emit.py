@@ -137,7 +137,7 @@ def test_self_check_of_drawn_designs(design: Design) -> None:
 def test_self_check_can_fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A wrong sign in the fast path is found."""
     source = emit(NAMED["yaad"].design)
-    wrong = source.replace("back * memory_activate_grad(pre)", "-back * memory_activate_grad(pre)")
+    wrong = source.replace("du.baddbmm_(weight, keys.x[i], alpha=-1)", "du.baddbmm_(weight, keys.x[i])")
     assert wrong != source
     path = tmp_path / "wrong_yaad.py"
     path.write_text(wrong)

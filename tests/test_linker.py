@@ -66,7 +66,10 @@ def test_fold_leaves_what_is_decided_at_run_time() -> None:
     text = folded(SWITCH)
     assert text == textwrap.dedent(SWITCH).strip() + "\n"
     assert static(ast.parse("len(A) > 1", mode="eval").body, {"A": [1]}) is None
-    assert static(ast.parse("A and b", mode="eval").body, {"A": False}) is None
+    assert static(ast.parse("A and b", mode="eval").body, {"A": True}) is None
+    assert static(ast.parse("b and A", mode="eval").body, {"A": False}) is None
+    assert static(ast.parse("A and b", mode="eval").body, {"A": False}) is False
+    assert static(ast.parse("A or b", mode="eval").body, {"A": True}) is True
 
 
 @pytest.mark.parametrize(("a", "b", "value"), [(1, 0, 2), (0, 1, 3), (0, 0, 4), (1, 1, 2)])

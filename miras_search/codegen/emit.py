@@ -15,7 +15,7 @@ from miras_search.codegen.lower import Lowered, lower
 from miras_search.codegen.triton_dialect import has_kernels, lower_bias
 from miras_search.design import Design, digest
 
-SKELETONS = ("layout", "dense", "chunk", "recurrence", "cache", "layer", "check")
+SKELETONS = ("layout", "dense", "chunk", "derived", "walk", "recurrence", "cache", "layer", "check")
 
 
 def emit(design: Design, name: str = "") -> str:
@@ -45,9 +45,13 @@ def lower_formulas(design: Design) -> Lowered:
     if not design.memory.parametric:
         return out
     lower(design.bias, "phi", into=out)
+    if derived(design):
+        lower(design.bias, "phi_vjp", into=out)
     if design.memory.depth_ > 1:
         lower(design.memory, "activate", into=out)
         lower(design.memory, "activate_grad", into=out)
+        if derived(design):
+            lower(design.memory, "activate_curve", into=out)
     lower(design.retention, "initial", into=out)
     if not design.retention.linear:
         lower(design.retention, "psi", into=out)
@@ -56,6 +60,26 @@ def lower_formulas(design: Design) -> Lowered:
     if design.retention.klass == "feedback":
         lower(design.retention, "feedback", into=out)
     return out
+
+
+def scanned(design: Design) -> bool:
+    """Reads need the weights of every token, formed one after another."""
+    retention, algorithm = design.retention, design.algorithm
+    return (
+        (not retention.linear and algorithm.read_ == "exact")
+        or retention.klass == "feedback"
+        or (retention.gated == "channel" and (not design.memory.linear or algorithm.momentum))
+    )
+
+
+def derived(design: Design) -> bool:
+    """The backward of a chunk is written out: the dual form with one gate a token."""
+    memory, algorithm = design.memory, design.algorithm
+    if not memory.parametric or algorithm.online or scanned(design) or design.retention.gated == "channel":
+        return False
+    if algorithm.read_first or algorithm.last_only:
+        return False
+    return memory.depth_ == 1 or hasattr(memory, "activate_curve")
 
 
 def flags(design: Design) -> dict[str, Any]:
@@ -67,12 +91,14 @@ def flags(design: Design) -> dict[str, Any]:
         design.algorithm,
         design.block,
     )
-    exact = algorithm.read_ == "exact"
     return {
         "CHUNK": algorithm.chunk_ if memory.parametric else 1,
         "CHUNKED": design.chunked,
         "TRITON": has_kernels(design),
         "STRUCTURE": design.structure,
+        "DERIVED": derived(design),
+        "TILE": 65536,
+        "ACTIVATION": memory.activation,
         "LAYERS": memory.depth_,
         "NORM": memory.normalised,
         "RESIDUAL": memory.residual_,
@@ -102,9 +128,7 @@ def flags(design: Design) -> dict[str, Any]:
         "LAST_ONLY": algorithm.last_only,
         "READ": algorithm.read_,
         "READ_FIRST": algorithm.read_first,
-        "SCAN": (not retention.linear and exact)
-        or retention.klass == "feedback"
-        or (retention.gated == "channel" and (not memory.linear or algorithm.momentum)),
+        "SCAN": scanned(design),
         "STEP": getattr(algorithm, "step", 1.0),
         "STEP_TIED": algorithm.tied and retention.gated == "scalar",
         "KEY_TIED": algorithm.tied and retention.gated == "channel",

@@ -46,7 +46,11 @@ class Edit:
 
 
 def static(test: ast.expr, constants: Mapping[str, Any]) -> bool | None:
-    """The value of a test made of constants alone; None if it is decided at run time."""
+    """The value of a test made of constants alone, or whose first part decides it; None if it is decided at run time."""
+    if isinstance(test, ast.BoolOp):
+        first = static(test.values[0], constants)
+        if first is not None and first == isinstance(test.op, ast.Or):
+            return first
     names = {n.id for n in ast.walk(test) if isinstance(n, ast.Name)}
     if any(isinstance(n, (ast.Call, ast.Attribute, ast.Subscript)) for n in ast.walk(test)) or not names <= set(
         constants

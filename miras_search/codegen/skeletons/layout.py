@@ -3,7 +3,7 @@
 Shape legend: B batch, T time, N chunks, C tokens a chunk, S = N * C slots.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,3 +78,12 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     shape = (*layout.slot.shape, *[1] * (y.ndim - 2))
     taken = y.gather(1, layout.slot.view(shape).expand(*layout.slot.shape, *y.shape[2:]))
     return taken if valid is None else taken * valid.view(shape)
+
+
+def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
+    """The flat arguments, in their four groups."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups

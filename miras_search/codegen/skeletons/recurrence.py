@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
-from miras_search.codegen.skeletons.layout import Layout, plan_layout, to_slots, to_tokens
+from miras_search.codegen.skeletons.layout import Layout, plan_layout, split_groups, to_slots, to_tokens
 from miras_search.codegen.skeletons.slots import (
     ASCENT,
     CHUNK,
     CHUNKED,
     DECOUPLED,
+    DERIVED,
     IMPLICIT,
     LAYERS,
     MOMENTUM,
@@ -25,6 +26,7 @@ from miras_search.codegen.skeletons.slots import (
 )
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes
+from miras_search.codegen.skeletons.walk import Walk
 
 
 def advance(
@@ -80,15 +82,6 @@ class Recurrence(torch.autograd.Function):
             for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
                 d += g
         return (None, None, *dcarry, *dtokens, *dshared)
-
-
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
-    groups, start = [], 0
-    for size in sizes:
-        groups.append(list(flat[start : start + size]))
-        start += size
-    return groups
 
 
 def state_names() -> list[str]:
@@ -176,7 +169,10 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    if DERIVED:
+        y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    else:
+        y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     if CHUNKED:
         out["position"] = layout.position

@@ -10,12 +10,18 @@ CHUNKED = True
 """Chunk boundaries matter to the result."""
 TRITON = False
 """There are kernels for this design."""
+DERIVED = True
+"""The backward of a chunk is written out for this design."""
+TILE = 65536
+"""Numbers in the largest activation of a group of rows: what stays in a core's cache."""
 
 LAYERS = 1
 NORM = False
 RESIDUAL = False
 OFFSET = False
 EXPANSION = 4
+ACTIVATION = "gelu"
+"""The activation by torch's name, if torch has it in one operation; else empty."""
 CACHE = False
 WINDOW = 0
 """Tokens a cache answers from; 0: all."""
@@ -69,6 +75,11 @@ def bias_phi(r: Tensor, v: Tensor, delta: Tensor) -> Tensor:
     return r
 
 
+def bias_phi_vjp(r: Tensor, v: Tensor, delta: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Its pull-back to r, to v at fixed r, and to delta."""
+    return d, torch.zeros_like(r), torch.zeros_like(delta)
+
+
 def memory_activate(z: Tensor) -> Tensor:
     """The activation between the memory's layers."""
     return torch.nn.functional.gelu(z)
@@ -77,6 +88,11 @@ def memory_activate(z: Tensor) -> Tensor:
 def memory_activate_grad(z: Tensor) -> Tensor:
     """Its derivative."""
     return 0.5 * (1.0 + torch.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * torch.exp(-0.5 * z * z)
+
+
+def memory_activate_curve(z: Tensor) -> Tensor:
+    """Its second derivative."""
+    return 0.3989422804014327 * torch.exp(-0.5 * z * z) * (2.0 - z * z)
 
 
 def retention_psi(s: Tensor) -> Tensor:
