@@ -26,6 +26,7 @@ Fingerprint ea98c1e40f26. Needs torch alone. Do not edit: change the design and 
 """
 
 import math
+from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -68,10 +69,11 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
 CHUNK = 16
 CHUNKED = False
 STRUCTURE = '6440cd70c6ba'
+TILE = 65536
 LAYERS = 1
-NORM = False
 EXPANSION = 1
 GATE = 'scalar'
+MIRROR = False
 ALPHA_START = 4.0
 MOMENTUM = False
 DECOUPLED = False
@@ -81,6 +83,10 @@ CONV = 4
 
 def bias_phi(r, v, delta):
     return -v
+
+
+def bias_phi_vjp(r, v, delta, d):
+    return torch.zeros_like(r), -d, torch.sum(torch.zeros_like(r), -1, keepdim=True)
 
 
 class Layout(NamedTuple):
@@ -152,6 +158,15 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
+def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
+    """The flat arguments, in their four groups."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups
+
+
 def with_one(x: Tensor) -> Tensor:
     """The input of a layer with an additive bias: a constant 1 appended."""
     return x
@@ -168,68 +183,10 @@ def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     return head(z, x, norm)
 
 
-def gradient(
-    weights: list[Tensor], k: Tensor, v: Tensor, delta: Tensor, norm: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The inner gradient in factors: dl/dW_i of a token is the outer product of g_i and x_i.
-
-    Returns:
-        x: the inputs of the layers, and g: the cotangents at their outputs.
-    """
-    x = [with_one(k)]
-    g = [bias_phi(v, v, delta)]
-    return x, g
-
-
 def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
     """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
     gap = late[..., :, None] - early[..., None, :]
     return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
-
-
-def write_strengths(
-    log_alpha: Tensor, eta: Tensor, log_mu: Tensor | None, filled: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """How much of the write of token i is in the state at token t.
-
-    Returns:
-        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t
-        `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
-    """
-    l = log_alpha.cumsum(-1)
-    decay = lower_decay(l, l)
-    return decay * eta[..., None, :], None, None, None
-
-
-def chunk_dual(
-    states: list[Tensor],
-    frozen: list[Tensor],
-    scales: list[Tensor],
-    momenta: list[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_alpha: Tensor,
-    eta: Tensor,
-    delta: Tensor,
-    norm: list[Tensor],
-    log_mu: Tensor | None,
-    filled: Tensor | None,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """A chunk in its dual, attention-like form: no weights are formed inside it."""
-    xs, gs = gradient(frozen, k, v, delta, norm)
-    strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
-    total = log_alpha.sum(-1)[..., None, None].exp()
-    new, new_momenta = [], []
-    held = log_alpha.cumsum(-1).exp()[..., None]
-    seen = strength
-    z = q
-    for i in range(LAYERS):
-        x = with_one(z)
-        z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * seen) @ gs[i]
-        state = total * states[i] - (strength[..., -1, :, None] * gs[i]).mT @ xs[i]
-        new.append(state)
-    return head(z, q, norm), new, new_momenta
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
@@ -245,84 +202,409 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
     return out
 
 
-def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], filled: Tensor | None) -> list[Tensor]:
-    """An opened chunk, from carry to `[y, *carry]`.
+class Gates(NamedTuple):
+    """What the gates make of a chunk. What a design has not got stands as `strength` and is not read."""
 
-    `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
+    strength: Tensor  # [G, C, C] how much of the write of token i is in the state at token t
+    held: Tensor  # [G, C, 1] what of the state at the chunk's start is in the state at t
+    carried: Tensor  # [G, C, 1] the same of the momentum at the chunk's start
+    impulse: Tensor  # [G, C, 1] how much of the write of token i is in the momentum at the chunk's end
+    kept: Tensor  # [G, 1, 1] what of the momentum at the chunk's start is in that at its end
+
+
+def gates_of(products: list[Tensor]) -> Gates:
+    """The products of one chunk by name."""
+    strength = held = carried = impulse = kept = products[0]
+    held = products[1]
+    return Gates(strength, held, carried, impulse, kept)
+
+
+def gate_products(log_alpha: Tensor, eta: Tensor, log_mu: Tensor, filled: Tensor | None) -> list[Tensor]:
+    """The fields of `Gates` that a design has, of many chunks at once from `[..., C]` each; differentiable.
+
+    `filled` `[..., C]`: false where no token sits; there the momentum goes on but is not added.
     """
-    q, k, v, log_alpha, eta, delta = tokens[:6]
-    states, rest = carry[:LAYERS], carry[LAYERS:]
-    momenta: list[Tensor] = []
-    log_mu = None
-    frozen = states
-    y, states, momenta = chunk_dual(
-        states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
-    )
-    return [y, *states, *momenta, *rest]
+    l = log_alpha.cumsum(-1)
+    decay = lower_decay(l, l)
+    products = []
+    products.append(l.exp()[..., None])
+    return [decay * eta[..., None, :], *products]
 
 
-def advance(
-    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+class Keys(NamedTuple):
+    """The inner gradient at frozen weights, and what its own derivative needs."""
+
+    x: list[Tensor]  # inputs of the layers
+    z: list[Tensor]  # outputs of the layers but the last
+    g: list[Tensor]  # cotangents at the outputs: dl/dW_i of a token is the outer product of g_i and x_i
+    pushed: list[Tensor]  # cotangents behind the activations
+    error: Tensor  # r = M(k) - v
+    bend: Tensor  # the bias's cotangent
+    out: Tensor  # the last layer's output
+    unit: Tensor  # its rows normalised
+    mean: Tensor
+    rstd: Tensor
+
+
+def dual_keys(frozen: list[Tensor], k: Tensor, v: Tensor, delta: Tensor, norm: list[Tensor]) -> Keys:
+    """The inner gradient in factors."""
+    x: list[Tensor] = [with_one(k)]
+    z: list[Tensor] = []
+    pushed: list[Tensor] = []
+    return Keys(x, z, [bias_phi(v, v, delta)], pushed, v, v, v, v, v, v)
+
+
+class Reads(NamedTuple):
+    """The queries' way through the memory."""
+
+    u: list[Tensor]  # inputs of the layers
+    z: list[Tensor]  # outputs of the layers
+    raw: list[Tensor]  # before the scale
+    products: list[Tensor]  # u_t . x_i
+
+
+def dual_reads(
+    states: list[Tensor], momenta: list[Tensor], scales: list[Tensor], q: Tensor, keys: Keys, gates: Gates
+) -> Reads:
+    """Masked products, as in attention: no weights are formed."""
+    reads = Reads([with_one(q)], [], [], [])
+    for i in range(LAYERS):
+        u = reads.u[i]
+        products = torch.bmm(u, keys.x[i].mT)
+        if u.shape[-1] < states[i].shape[-2]:
+            z = torch.bmm(u * gates.held, states[i].mT)
+        else:
+            z = torch.bmm(u, states[i].mT).mul_(gates.held)
+        z.baddbmm_(products * gates.strength, keys.g[i], alpha=-1)
+        reads.products.append(products)
+        reads.raw.append(z)
+        reads.z.append(z)
+    return reads
+
+
+def dual_forward(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    frozen: list[Tensor],
+    scales: list[Tensor],
+    tokens: list[Tensor],
+    gates: Gates,
+    norm: list[Tensor],
+    into: list[Tensor],
+) -> Tensor:
+    """A chunk: returns its answers `[G, C, V]`; the states at its end, then the momenta, go to `into`.
+
+    `tokens`: q, k, v `[G, C, dim]` and delta `[G, C, 1]`.
+    """
+    q, k, v, delta = tokens
+    keys = dual_keys(frozen, k, v, delta, norm)
+    for i in range(LAYERS):
+        new, g = into[i], keys.g[i]
+        torch.mul(states[i], gates.held[:, -1:], out=new)
+        new.baddbmm_((g * gates.strength[:, -1, :, None]).mT, keys.x[i], alpha=-1)
+    z = dual_reads(states, momenta, scales, q, keys, gates).z[-1]
+    return z
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the rows of two tensors, `[..., 1]`."""
+    return (a * b).sum(-1, keepdim=True)
+
+
+def matrix_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of matrices, `[G, 1, 1]`."""
+    return torch.bmm(a.reshape(a.shape[0], 1, -1), b.reshape(b.shape[0], -1, 1))
+
+
+def dual_backward(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    frozen: list[Tensor],
+    scales: list[Tensor],
+    tokens: list[Tensor],
+    gates: Gates,
+    norm: list[Tensor],
+    dy: Tensor,
+    dstates: list[Tensor],
+    dmomenta: list[Tensor],
+    dfrozen: list[Tensor],
+    dscales: list[Tensor],
+    dgates: Gates,
+    dnorm: list[Tensor],
 ) -> list[Tensor]:
-    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
-    opens = None if layout.opens is None else layout.opens[:, n]
-    fresh = None if layout.fresh is None else layout.fresh[:, n]
-    filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
-    return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+    """The chunk's pull-back. On entry `dstates` and `dmomenta` belong to its end, on return to its start (in place).
+
+    `dfrozen`, `dscales` and `dnorm` are added to; `dgates` is written. `dfrozen` may be the same tensors as `dstates`.
+
+    Returns:
+        Gradients of q, k, v and delta.
+    """
+    q, k, v, delta = tokens
+    keys = dual_keys(frozen, k, v, delta, norm)
+    x, g = keys.x, keys.g
+    last = gates.strength[:, -1, :, None]
+    dx, dg = [], []
+    for i in range(LAYERS):
+        seen = torch.bmm(x[i], dstates[i].mT)
+        dgates.strength[:, -1, :, None] -= row_dots(seen, g[i])
+        dg.append(seen.mul_(last).neg_())
+        dx.append(torch.bmm(g[i] * last, dstates[i]).neg_())
+        dgates.held[:, -1:].add_(matrix_dots(dstates[i], states[i]))
+        dstates[i].mul_(gates.held[:, -1:])
+    dq = dual_reads_backward(
+        states, momenta, scales, q, keys, gates, norm, dy, dstates, dmomenta, dscales, dgates, dnorm, dx, dg
+    )
+    dk, dv, ddelta = dual_keys_backward(frozen, k, v, delta, norm, keys, dx, dg, dfrozen, dnorm)
+    return [dq, dk, dv, ddelta]
 
 
-class Recurrence(torch.autograd.Function):
-    """All chunks. Arguments after the layout: counts of the four groups, then carry, tokens `[B, H, S, ...]`, initial, norm."""
+def head_backward(z: Tensor, norm: list[Tensor], dy: Tensor, dnorm: list[Tensor]) -> Tensor:
+    """Through the LayerNorm of the answers, to the last layer's output."""
+    return dy
+
+
+def dual_reads_backward(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    scales: list[Tensor],
+    q: Tensor,
+    keys: Keys,
+    gates: Gates,
+    norm: list[Tensor],
+    dy: Tensor,
+    dstates: list[Tensor],
+    dmomenta: list[Tensor],
+    dscales: list[Tensor],
+    dgates: Gates,
+    dnorm: list[Tensor],
+    dx: list[Tensor],
+    dg: list[Tensor],
+) -> Tensor:
+    """The reads' pull-back; returns the gradient of q."""
+    reads = dual_reads(states, momenta, scales, q, keys, gates)
+    dz = head_backward(reads.z[-1], norm, dy, dnorm)
+    for i in range(LAYERS - 1, -1, -1):
+        u, g, products = reads.u[i], keys.g[i], reads.products[i]
+        du = torch.bmm(dz, states[i])
+        dgates.held.add_(row_dots(du, u))
+        du.mul_(gates.held)
+        if u.shape[-1] < dz.shape[-1]:
+            dstates[i].baddbmm_(dz.mT, u * gates.held)
+        else:
+            dstates[i].baddbmm_((dz * gates.held).mT, u)
+        dg[i].baddbmm_((products * gates.strength).mT, dz, alpha=-1)
+        weight = torch.bmm(dz, g.mT)
+        dgates.strength.addcmul_(weight, products, value=-1)
+        weight.mul_(gates.strength)
+        du.baddbmm_(weight, keys.x[i], alpha=-1)
+        dx[i].baddbmm_(weight.mT, u, alpha=-1)
+    dq = du[..., : q.shape[-1]]
+    return dq
+
+
+def dual_keys_backward(
+    frozen: list[Tensor],
+    k: Tensor,
+    v: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+    keys: Keys,
+    dx: list[Tensor],
+    dg: list[Tensor],
+    dfrozen: list[Tensor],
+    dnorm: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inner gradient's pull-back, a second derivative; returns the gradients of k, v and delta."""
+    _, dv, ddelta = bias_phi_vjp(v, v, delta, dg[0])
+    return dx[0], dv, ddelta
+
+
+GATED = (3, 4)
+
+
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, rows: int) -> list[Span]:
+    """The chunks of a sequence: full ones in spans whose gate products stay small, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    most = max(1, 16 * TILE // (rows * CHUNK * CHUNK))
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
+    """Batch rows in groups whose largest activation has about TILE numbers."""
+    batch, heads, slots = tokens[0].shape[:3]
+    widest = max(max(s.shape[-2:]) for s in carry[:LAYERS])
+    size = max(1, TILE // (heads * min(CHUNK, slots) * widest))
+    for start in range(0, batch, size):
+        yield slice(start, min(batch, start + size))
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def unblock(into: Tensor, x: Tensor, span: Span) -> None:
+    """The way back, into a part of `[B, H, S, ...]`."""
+    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
+    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
+
+
+def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> list[Tensor]:
+    """The gate products of a span."""
+    log_mu = parts[4]
+    filled = None
+    return gate_products(parts[3], parts[4], log_mu, filled)
+
+
+def opened_parts(opened: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """States, momenta, frozen weights and scales of an opened chunk, `[G, out, in]`."""
+    flat = [x.flatten(0, 1) for x in opened]
+    states, rest = flat[:LAYERS], flat[LAYERS:]
+    momenta: list[Tensor] = []
+    frozen = states
+    return states, momenta, frozen, rest[LAYERS:]
+
+
+def opened_chunk(layout: Layout, at: int, rows: slice, carry: list[Tensor], initial: list[Tensor]) -> list[Tensor]:
+    """`open_chunk` of some rows."""
+    opens = None if layout.opens is None else layout.opens[rows, at]
+    fresh = None if layout.fresh is None else layout.fresh[rows, at]
+    return open_chunk(carry, initial, opens, fresh)
+
+
+def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
+    """The affine of the LayerNorm for every row of a group, `[G, 1, V]`."""
+    return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
+
+
+class Walk(torch.autograd.Function):
+    """All chunks; the arguments of `Recurrence`."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, sizes: tuple[int, int, int, int], *flat: Tensor) -> tuple[Tensor, ...]:
-        """Run the chunks and keep the carry at the start of each."""
+        """Run the chunks and keep the carry at the start of each; of frozen weights only where rows are inside a chunk."""
         carry, tokens, initial, norm = split_groups(flat, sizes)
-        starts, ys = [], []
-        for n in range(layout.chunks):
-            starts += carry
-            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
-            y, *carry = advance(n, layout, carry, part, initial, norm)
-            ys.append(y)
-        ctx.layout, ctx.sizes = layout, sizes
+        batch, heads, slots = tokens[0].shape[:3]
+        moving = LAYERS
+        kept = moving if layout.opens is None else len(carry)
+        starts = [x.new_empty(layout.chunks + 1, *x.shape) for x in carry[:kept]]
+        for s, x in zip(starts, carry, strict=False):
+            s[0] = x
+        out = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in carry]
+        y = tokens[0].new_empty(batch, heads, slots, tokens[2].shape[-1])
+        for rows in row_groups(carry, tokens):
+            group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
+            for span in spans(slots, group[0].shape[0] * heads):
+                parts = [blocks(x, span) for x in group]
+                products = span_gates(layout, rows, parts, span)
+                answers = []
+                for n in range(span.chunks):
+                    at = span.first + n
+                    opened = opened_chunk(layout, at, rows, [s[at, rows] for s in starts], first)
+                    into = [s[at + 1, rows].flatten(0, 1) for s in starts[:moving]]
+                    now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
+                    answers.append(
+                        dual_forward(*opened_parts(opened), now, gates_of([x[n] for x in products]), affine, into)
+                    )
+                    for s, x in zip(starts[moving:], opened[moving:], strict=False):
+                        s[at + 1, rows] = x
+                unblock(y[rows], torch.stack(answers), span)
+            for o, x in zip(out, [s[-1, rows] for s in starts[:moving]] + opened[moving:], strict=True):
+                o[rows] = x
+        ctx.layout, ctx.sizes, ctx.kept = layout, sizes, kept
         ctx.save_for_backward(*starts, *flat[sizes[0] :])
-        return (torch.cat(ys, 2), *carry)
+        return (y, *out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
-        """Walk back over the chunks; each is recomputed and differentiated by itself."""
-        layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
-        cut = layout.chunks * sizes[0]
-        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        """Walk back over the chunks; each is recomputed from its start."""
+        layout, saved = ctx.layout, ctx.saved_tensors
+        starts = saved[: ctx.kept]
+        _, tokens, initial, norm = split_groups(saved[ctx.kept :], (0, *ctx.sizes[1:]))
+        heads, slots = tokens[0].shape[1:3]
         dtokens = [torch.zeros_like(x) for x in tokens]
-        dshared = [torch.zeros_like(x) for x in initial + norm]
-        for n in range(layout.chunks - 1, -1, -1):
-            window = slice(n * CHUNK, (n + 1) * CHUNK)
-            leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
-            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
-            leaves = [x.requires_grad_() for x in leaves]
-            with torch.enable_grad():
-                carry, part, first, affine = split_groups(leaves, sizes)
-                out = advance(n, layout, carry, part, first, affine)
-            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
-            grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
-            filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
-            dcarry = tuple(filled[: sizes[0]])
-            for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
-                d[:, :, window] = g
-            for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
-                d += g
-        return (None, None, *dcarry, *dtokens, *dshared)
-
-
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
-    groups, start = [], 0
-    for size in sizes:
-        groups.append(list(flat[start : start + size]))
-        start += size
-    return groups
+        din = [torch.zeros_like(d) for d in dcarry]
+        dinitial = [torch.zeros_like(x) for x in initial]
+        dnorm = [torch.zeros_like(x) for x in norm]
+        # Where every chunk opens anew and W = S, the frozen weights are the states, and so are their gradients.
+        same = layout.opens is None and not MIRROR
+        for rows in row_groups([s[0] for s in starts], tokens):
+            group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
+            daffine = [torch.zeros_like(x) for x in affine]
+            d = [x[rows].clone(memory_format=torch.contiguous_format) for x in dcarry]
+            for span in reversed(spans(slots, group[0].shape[0] * heads)):
+                parts = [blocks(x, span).detach() for x in group]
+                dys = blocks(dy[rows], span)
+                leaves = [parts[i].requires_grad_() for i in GATED]
+                with torch.enable_grad():
+                    recorded = span_gates(layout, rows, parts, span)
+                products = [x.detach() for x in recorded]
+                dproducts = [torch.zeros_like(x) for x in products]
+                found = []
+                for n in range(span.chunks - 1, -1, -1):
+                    at = span.first + n
+                    carry = [s[at, rows] for s in starts]
+                    if not same:
+                        carry = [x.requires_grad_() for x in carry]
+                        first = [x.detach().requires_grad_() for x in first]
+                    with torch.set_grad_enabled(not same):
+                        opened = opened_chunk(layout, at, rows, carry, first)
+                    states, momenta, frozen, scales = opened_parts([x.detach() for x in opened])
+                    dstates, dmomenta, dfrozen, dscales = opened_parts(d)
+                    now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
+                    found.append(
+                        dual_backward(
+                            states,
+                            momenta,
+                            frozen,
+                            scales,
+                            now,
+                            gates_of([x[n] for x in products]),
+                            affine,
+                            dys[n],
+                            dstates,
+                            dmomenta,
+                            dstates if same else dfrozen,
+                            dscales,
+                            gates_of([x[n] for x in dproducts]),
+                            daffine,
+                        )
+                    )
+                    if same and CHUNKED and at == layout.chunks - 1:
+                        for s, x in zip(dstates, dfrozen, strict=True):
+                            s.add_(x)
+                    if not same:
+                        grads = torch.autograd.grad(opened, [*carry, *first], d, allow_unused=True)
+                        for i, x in enumerate(d):
+                            g = grads[i] if i < len(carry) else None
+                            d[i] = torch.zeros_like(x) if g is None else g.contiguous()
+                        for x, g in zip(dinitial, grads[len(carry) :], strict=True):
+                            if g is not None:
+                                x[rows] += g
+                for into, *part in zip([dtokens[i] for i in (0, 1, 2, 5)], *reversed(found), strict=True):
+                    unblock(into[rows], torch.stack(part), span)
+                grads = torch.autograd.grad(recorded, leaves, dproducts, allow_unused=True)
+                for i, g in zip(GATED, grads, strict=True):
+                    if g is not None:
+                        unblock(dtokens[i][rows], g, span)
+            for x, g in zip(din, d, strict=True):
+                x[rows] = g
+            for x, g in zip(dnorm, daffine, strict=True):
+                x += g.view(-1, *x.shape).sum(0)
+        return (None, None, *din, *dtokens, *dinitial, *dnorm)
 
 
 def state_names() -> list[str]:
@@ -371,8 +653,6 @@ def memory(
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
-    if CHUNKED and state is not None:
-        position = state["position"]
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
     tokens = [
@@ -386,7 +666,7 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out
 
@@ -478,8 +758,6 @@ class Layer(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
-        if NORM and dim == 1:
-            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
         mixed = 3 * width
         self.qkv = nn.Linear(width, mixed, bias=False)

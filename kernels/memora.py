@@ -168,6 +168,15 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
+def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
+    """The flat arguments, in their four groups."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups
+
+
 def with_one(x: Tensor) -> Tensor:
     """The input of a layer with an additive bias: a constant 1 appended."""
     return x
@@ -340,15 +349,6 @@ class Recurrence(torch.autograd.Function):
             for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
                 d += g
         return (None, None, *dcarry, *dtokens, *dshared)
-
-
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
-    groups, start = [], 0
-    for size in sizes:
-        groups.append(list(flat[start : start + size]))
-        start += size
-    return groups
 
 
 def state_names() -> list[str]:

@@ -39,7 +39,6 @@ DESIGN = {'memory': {'kind': 'cache', 'window': 64},
            'values': 'own'}}
 CHUNK = 1
 LAYERS = 0
-NORM = False
 EXPANSION = 1
 WINDOW = 64
 GATE = 'none'
@@ -184,8 +183,6 @@ class Layer(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
-        if NORM and dim == 1:
-            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
         mixed = 3 * width
         self.qkv = nn.Linear(width, mixed, bias=False)

@@ -39,7 +39,6 @@ DESIGN = {'memory': {'kind': 'cache', 'window': None},
            'values': 'own'}}
 CHUNK = 1
 LAYERS = 0
-NORM = False
 EXPANSION = 1
 WINDOW = 0
 GATE = 'none'
@@ -148,8 +147,6 @@ class Layer(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
-        if NORM and dim == 1:
-            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
         mixed = 3 * width
         self.qkv = nn.Linear(width, mixed, bias=False)
