@@ -77,6 +77,7 @@ class Record(Frozen):
     hashes: dict[str, str] = Field(default_factory=dict, description="digests of the data")
     attempts: int = Field(1, ge=0, description="how often the trial was started")
     time: str = Field(default_factory=now, description="when the row was made; UTC, ISO 8601")
+    how: str = Field("", description="what drew the suggestion: a sampler, start_with, or enumerated; empty: unknown")
     rejected: dict[str, int] = Field(default_factory=dict, description="draws refused before this suggestion, by code")
 
 

@@ -40,7 +40,20 @@ LAYERS = [
 
 INSIDE = {
     "space": ("marks", "domain", "fields", "settings", "shipped", "grammar", "counting", "reader", "schema", "space"),
-    "search": ("outcomes", "leaders", "samplers", "halving", "search"),
+    "search": (
+        "outcomes",
+        "leaders",
+        "draws",
+        "chance",
+        "tpe",
+        "genes",
+        "evolution",
+        "nsga2",
+        "survey",
+        "samplers",
+        "halving",
+        "search",
+    ),
     "results": ("columns", "filter", "frames", "statistics"),
     "sweep": ("progress", "job", "attempt", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
     "report": ("numbers", "verdicts", "findings", "figures", "wording", "document"),

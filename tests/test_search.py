@@ -228,7 +228,7 @@ def all_points(on: Space) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_a_small_space_is_exhausted_without_a_repeat(sampler: str) -> None:
     on = space(SMALL, f"search.sampler={sampler}")
     done = run(on, 100)

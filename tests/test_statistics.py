@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miras_search.errors import RunError
 from miras_search.results.statistics import (
     balanced,
     choice_effects,
@@ -17,6 +18,7 @@ from miras_search.results.statistics import (
     pareto_front,
     solve_rate,
     t_quantile,
+    unchosen,
     wilson_interval,
 )
 
@@ -177,3 +179,12 @@ def test_wilson_by_hand() -> None:
 def test_solve_rate_counts_seeds_that_reach_the_threshold() -> None:
     found = solve_rate([0.99, 0.97, 0.1, math.nan], threshold=0.95)
     assert (found.estimate, found.n) == (pytest.approx(2 / 3), 3)
+
+
+def test_effects_of_trials_that_an_optimiser_chose_are_refused() -> None:
+    table = survey_table(0.1)
+    table["how"] = ["tpe" if i % 3 == 0 else "survey" for i in range(len(table))]
+    with pytest.raises(RunError, match=r"24 of 72 trials were drawn by tpe, which follows results") as caught:
+        choice_effects(table, "accuracy")
+    assert "sampler: survey" in str(caught.value)
+    assert choice_effects(unchosen(table), "accuracy")["trials"].max() <= 48

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from miras_search.report.numbers import plural
 from miras_search.report.verdicts import Verdict, names_of, objectives, verdict
 from miras_search.results import CHOICES, columns_of
-from miras_search.results.statistics import balanced, failure_rates
+from miras_search.results.statistics import balanced, failure_rates, unchosen
 
 HARMLESS = ("ok", "pruned", "cancelled")
 """Statuses that are no failure: finished, stopped early by the search, stopped by the user."""
@@ -82,7 +82,13 @@ def findings(frame: pd.DataFrame) -> Findings:
     whole = _whole_budget(frame, notes)
     names = names_of(frame)
     verdicts = [v for o in objectives(frame, plain) if (v := verdict(whole, o, names)) is not None]
-    even = balanced(whole) if len(whole) else True
+    if chosen := len(whole) - len(unchosen(whole)):
+        trials = plural(chosen, "trial")
+        notes.append(
+            f"{chosen} {trials} that an optimiser chose took no part in the means by choice: they show what is best, not "
+            "what matters. A survey (search: {sampler: survey}) shows that."
+        )
+    even = balanced(unchosen(whole)) if len(whole) else True
     runs = list(frame["run"].unique())
     titles = list(dict.fromkeys(str(p["name"]) for p in plain if p.get("name"))) or runs
     searches = list(

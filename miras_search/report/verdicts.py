@@ -12,7 +12,14 @@ from miras_search.choice import variants
 from miras_search.named import MODELS
 from miras_search.report.numbers import number
 from miras_search.results import CHOICES, DATA_DICTIONARY, Column, columns_of, metrics_of
-from miras_search.results.statistics import Interval, choice_effects, mean_interval, paired_difference, pareto_front
+from miras_search.results.statistics import (
+    Interval,
+    choice_effects,
+    mean_interval,
+    paired_difference,
+    pareto_front,
+    unchosen,
+)
 
 DOWN = ("nll", "bits_per_byte", "perplexity", "loss")
 """Metrics of which less is better, where no space says so."""
@@ -141,7 +148,7 @@ def verdict(done: pd.DataFrame, objective: Objective, names: pd.DataFrame) -> Ve
         ahead_of_published=ahead(best, published, sign) if published else None,
         unpublished=unpublished,
         ahead_of_unpublished=ahead(best, unpublished, sign) if unpublished else None,
-        effects=choice_effects(rows, objective.metric),
+        effects=choice_effects(unchosen(rows), objective.metric),
     )
 
 

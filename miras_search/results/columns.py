@@ -48,6 +48,7 @@ DATA_DICTIONARY: dict[str, Column] = {
     "path_reason": Column("why that one"),
     "fingerprint": Column("identity of the candidate", "12 hex digits"),
     "structure": Column("identity of the generated code", "12 hex digits"),
+    "how": Column("what drew the suggestion: a sampler, start_with, or enumerated; empty: unknown"),
     "attempts": Column("how often the trial was started"),
     "time": Column("when the row was written", "UTC"),
     "memory.*": Column("parameters of the memory"),
@@ -69,10 +70,22 @@ DATA_DICTIONARY: dict[str, Column] = {
 
 INTEGERS = ("n", "seed", "parameters", "state_bytes", "flops_per_token", "tokens", "steps", "attempts")
 FLOATS = ("seconds", "tokens_per_second")
-STRINGS = ("key", "label", *CHOICES, "task", "status", "cause", "fingerprint", "structure", "path", "path_reason")
+STRINGS = (
+    "key",
+    "label",
+    *CHOICES,
+    "task",
+    "status",
+    "cause",
+    "fingerprint",
+    "structure",
+    "path",
+    "path_reason",
+    "how",
+)
 _HEAD = ("run", "key", "n", "label", *CHOICES, "task", "seed", "status", "cause")
 _TAIL = ("parameters", "state_bytes", "flops_per_token", "tokens", "steps", "seconds", "tokens_per_second")
-_LAST = ("path", "path_reason", "fingerprint", "structure", "attempts", "time")
+_LAST = ("path", "path_reason", "fingerprint", "structure", "how", "attempts", "time")
 GROUPS = (*CHOICES, "block", "backbone", "optimiser", "match", "hashes", "rejected")
 
 

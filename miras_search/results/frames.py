@@ -267,7 +267,7 @@ def _typed(raw: pd.DataFrame) -> pd.DataFrame:
             if name not in renamed:
                 renamed[name] = pd.Series(index=rows, dtype=dtype)
     renamed.setdefault("time", pd.Series(index=rows, dtype="datetime64[us, UTC]"))
-    for name in ("label", "cause", "path_reason"):
+    for name in ("label", "cause", "path_reason", "how"):
         renamed[name] = renamed[name].fillna("")
     return pd.DataFrame(renamed)
 

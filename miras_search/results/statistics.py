@@ -20,6 +20,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from miras_search.errors import RunError
+from miras_search.space.settings import ADAPTIVE
+
 Floats = NDArray[np.float64]
 Method = Literal["auto", "t", "bootstrap"]
 LEVEL = 0.95
@@ -141,10 +144,23 @@ def choice_effects(
     effect), and the means describe the table but attribute nothing. It says nothing of interactions, and trials without
     the metric (failures) are left out: look at `failure_rates` beside it.
 
+    Trials that an optimiser chose by what it had seen (column `how`) are refused: what does well is drawn again, in
+    the company that did well. `unchosen` leaves them out.
+
+    Raises:
+        RunError: if any row was drawn by a sampler that follows results.
+
     Returns:
         Columns `choice`, `value`, `mean`, `low`, `high` (NaN below three candidates), `candidates`, `trials`; a choice
         with one value only is left out.
     """
+    if len(chosen := frame[~_unchosen(frame)]):
+        samplers = ", ".join(sorted(chosen["how"].unique()))
+        raise RunError(
+            f"{len(chosen)} of {len(frame)} trials were drawn by {samplers}, which follows results: they show what is best, not "
+            "what matters",
+            hint="run a survey (search: {sampler: survey}), or take the other trials alone: unchosen(frame)",
+        )
     rows = frame[frame[metric].notna()]
     grouped = rows.groupby([unit, *choices], dropna=False, sort=True)[metric]
     units = pd.DataFrame({"mean": grouped.mean(), "trials": grouped.size()}).reset_index()
@@ -163,6 +179,17 @@ def choice_effects(
             found.append(row | {"candidates": len(x), "trials": int(part["trials"].sum())})
     names = ["choice", "value", "mean", "low", "high", "candidates", "trials"]
     return pd.DataFrame(found, columns=names)
+
+
+def unchosen(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials that no optimiser chose by what it had seen: those of a survey, a grid, chance, and starts."""
+    return frame[_unchosen(frame)]
+
+
+def _unchosen(frame: pd.DataFrame) -> pd.Series[bool]:
+    if "how" not in frame:
+        return pd.Series(True, index=frame.index)
+    return ~frame["how"].isin(ADAPTIVE)
 
 
 def balanced(

@@ -34,7 +34,7 @@ class Suggestion:
     Attributes:
         n: its number, from 0.
         assignment: the parameters; `space.candidate` builds it.
-        how: `start_with`, `random`, `grid`, `tpe`, or `enumerated` (a small space, nearly exhausted, gone through).
+        how: `start_with`, the name of a sampler, or `enumerated` (a small space, nearly exhausted, gone through).
         rejected: draws before it that were no candidate, by code.
         repeated: draws before it that were an earlier suggestion again.
     """

@@ -10,6 +10,10 @@ from miras_search.choice import Frozen
 
 Tokens = Annotated[int, Field(ge=1)]
 
+Sampler = Literal["random", "grid", "survey", "tpe", "nsga2", "evolution"]
+ADAPTIVE: tuple[Sampler, ...] = ("tpe", "nsga2", "evolution")
+"""Those that follow results: what they draw shows what is best, and not what matters."""
+
 COSTS: dict[str, Literal["max", "min"]] = {
     "parameters": "min",
     "state_bytes": "min",
@@ -50,11 +54,12 @@ class Objective(Frozen):
 class Search(Frozen):
     """How candidates are suggested.
 
-    `sampler`: `random`, `grid` (every point, discrete spaces only) or `tpe` (Optuna). `parallel`: trials at a time; a
-    suggestion sees the results of all but the last so many. `trials`: rows of the ledger, candidates x tasks x seeds.
+    `sampler`: `survey` (balanced over the four choices, for what matters); for what is best `tpe` (Optuna), `nsga2`,
+    `evolution`, `random` or `grid` (every point, discrete spaces only). `parallel`: trials at a time; a suggestion sees
+    the results of all but the last so many. `trials`: rows of the ledger, candidates x tasks x seeds.
     """
 
-    sampler: Literal["random", "grid", "tpe"] = "tpe"
+    sampler: Sampler = "tpe"
     seed: int = Field(0, ge=0, le=2**31 - 1)
     parallel: int = Field(2, ge=1, le=4096)
     trials: int = Field(12, ge=1, le=1_000_000)

@@ -295,6 +295,9 @@ def _check(space: Space, reading: Reading) -> None:
         at = keys["search"].at(("sampler",)).mark
         what = f"sampler: grid, but {size.continuous[0]} is continuous"
         problems.add(at, what, "give it a step:, or use sampler: random or tpe")
+    if space.search.sampler == "survey" and space.halving is not None:
+        what = "a survey has no early stopping: what is stopped says nothing of what matters"
+        problems.add(keys["halving"].name_mark, what, "leave halving: out, or use another sampler")
     if size.valid_designs == 0:
         first = size.exclusions[0]
         reasons = ", ".join(f"{e.code} {e.designs:,}" for e in size.exclusions)

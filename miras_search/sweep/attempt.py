@@ -198,7 +198,7 @@ class Attempt:
     def _whole(self, record: Record) -> Record:
         """With what only the driver and the attempt know."""
         known = self.job.record
-        mine = {name: getattr(known, name) for name in ("n", "assignment", "rejected", "match")}
+        mine = {name: getattr(known, name) for name in ("n", "assignment", "how", "rejected", "match")}
         return record.model_copy(update=mine | {"attempts": self._attempts})
 
     @property

@@ -135,6 +135,7 @@ class Driver:
         rejected: dict[str, int] = {}
         if (task.name, seed) in have:  # the first row of a suggestion has its counts: nothing to be asked for
             assignment: Mapping[str, Any] = have[task.name, seed].assignment
+            how = have[task.name, seed].how
         else:
             if len(self._committed) < self.search.needs(n):
                 return False
@@ -142,7 +143,7 @@ class Driver:
             if suggestion is None:
                 self.exhausted = True
                 return True
-            assignment, rejected = suggestion.assignment, dict(suggestion.rejected)
+            assignment, how, rejected = suggestion.assignment, suggestion.how, dict(suggestion.rejected)
         self._earlier.append(assignment)
         missing = [(seed, task) for seed, task in places if (task.name, seed) not in have]
         if not missing:
@@ -152,19 +153,15 @@ class Driver:
         for seed, task in missing:
             first = (seed, task) == places[0]
             record = blank(candidate, task, self.space.budget.of(task.name), seed)
-            notes = {
-                "n": n,
-                "assignment": dict(assignment),
-                "rejected": rejected if first else {},
-                "match": certificates,
-            }
+            notes = {"n": n, "assignment": dict(assignment), "how": how, "match": certificates}
+            notes["rejected"] = rejected if first else {}
             self._put(record.model_copy(update=notes), task)
         return True
 
     def _put(self, record: Record, task: Task) -> None:
         same = self._by_key.get(record.key)
         if same is not None:  # the same computation under another number: its result is taken over
-            mine = {name: getattr(record, name) for name in ("n", "assignment", "rejected", "match")}
+            mine = {name: getattr(record, name) for name in ("n", "assignment", "how", "rejected", "match")}
             self._commit(same.model_copy(update=mine))
             return
         self._queue.append(
