@@ -44,6 +44,7 @@ WINDOW = 0
 GATE = 'none'
 MOMENTUM = False
 DECOUPLED = False
+STEPS = 1
 REACH = 2.0
 
 
@@ -148,7 +149,7 @@ class Layer(nn.Module):
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
         self.width, self.heads, self.dim = width, heads, dim
-        mixed = 3 * width
+        mixed = (1 + 2 * STEPS) * width
         self.qkv = nn.Linear(width, mixed, bias=False)
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
         self.out = nn.Linear(width, width, bias=False)
@@ -168,7 +169,7 @@ class Layer(nn.Module):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
-        eta = self.step.expand(*x.shape[:2], self.heads)
+        eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
         found["eta"] = eta
@@ -237,8 +238,14 @@ def check_inputs(
         return torch.randn(*shape, dtype=torch.float64)
 
     shape = (batch, time, heads)
-    q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
-    gates = {"eta": 0.3 * draw(*shape).sigmoid(), "delta": draw(*shape).exp(), "erase": 0.3 * draw(*shape).sigmoid()}
+    several = []
+    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    gates = {
+        "eta": 0.3 * draw(*shape, *several).sigmoid(),
+        "delta": draw(*shape).exp(),
+        "erase": 0.3 * draw(*shape).sigmoid(),
+    }
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
     initial = {}
@@ -251,7 +258,7 @@ def check_inputs(
         "log_alpha": GATE != "none",
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
-    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, dim))]
+    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, *several, dim))]
     return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
 
 

@@ -30,6 +30,15 @@ class Algorithm(Choice):
     """Keeps a second state, the momentum, and takes a gate mu."""
     implicit: ClassVar[bool] = False
     """The step is solved for exactly: eta becomes eta / (1 + eta ||k||^2)."""
+    least_squares: ClassVar[bool] = False
+    """Keeps the statistics of all tokens and answers from the exact solution."""
+    orthogonal: ClassVar[bool] = False
+    """The momentum is orthogonalised before it is written."""
+
+    @property
+    def steps_(self) -> int:
+        """Online steps a token, each with a key, a value and a strength of its own."""
+        return 1
 
     @property
     def online(self) -> bool:
@@ -87,26 +96,37 @@ class Algorithm(Choice):
         return self
 
 
-class _Step(Algorithm):
-    """What all that take steps share.
+class _Gated(Algorithm):
+    """What all share that weigh a token's write.
 
     `step_gate: data` makes the step of a token reach x sigmoid(w x + b) times `step`, between 0 and `reach`, and 1 at
     initialisation; `constant` keeps it; `tied` writes as much as the gate forgets: a scalar gate by the step -log alpha_t
     (Mamba2's dt), a channel gate by the key 1 - alpha_t (HGRN2). `reach` times `step` is the largest erase strength of the
     online rules: up to 1 the transition 1 - eta k k' has no negative eigenvalue, above 1 it has (state tracking, arXiv 2411.12537), and 2 is a
-    reflection. `read_order: read_first` answers q_t from W_{t-1}. `sign: ascent` is the control that writes with the
-    opposite sign.
+    reflection.
     """
 
     step: float = Field(1.0, gt=0.0)
     step_gate: Literal["data", "constant", "tied"] = "data"
     reach: float = Field(2.0, gt=1.0, le=64.0, description="largest step, in units of the initial one")
-    read_order: Literal["write_first", "read_first"] = "write_first"
-    sign: Literal["descent", "ascent"] = "descent"
 
     @property
     def tied(self) -> bool:
         return self.step_gate == "tied"
+
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        unused = {"reach"} if self.step_gate != "data" and not self.decoupled else set()
+        return self.model_copy(update=_defaults(self, unused))
+
+
+class _Step(_Gated):
+    """What all that take steps share.
+
+    `read_order: read_first` answers q_t from W_{t-1}. `sign: ascent` is the control that writes with the opposite sign.
+    """
+
+    read_order: Literal["write_first", "read_first"] = "write_first"
+    sign: Literal["descent", "ascent"] = "descent"
 
     @property
     def read_first(self) -> bool:
@@ -115,10 +135,6 @@ class _Step(Algorithm):
     @property
     def ascent(self) -> bool:
         return self.sign == "ascent"
-
-    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
-        unused = {"reach"} if self.step_gate != "data" and not self.decoupled else set()
-        return self.model_copy(update=_defaults(self, unused))
 
 
 class _Gradient(_Step):
@@ -215,6 +231,70 @@ class Implicit(_Step):
         return True
 
 
+class MultiStep(_Step):
+    """Several online steps a token, after one decay: W <- W - eta_j (W k_j - v_j) k_j', j = 1 ... n.
+
+    DeltaProduct (arXiv 2502.10297). The layer projects n keys, values and strengths a token, so that a token's transition is
+    alpha_t times a product of n factors I - eta_j k_j k_j'. For an l2 bias on a linear memory.
+    """
+
+    kind: Literal["multi_step"] = "multi_step"
+    steps: int = Field(2, ge=1, le=8, description="steps a token")
+    step_gate: Literal["data", "constant"] = "data"
+
+    @property
+    def steps_(self) -> int:
+        return self.steps
+
+    @property
+    def online(self) -> bool:
+        return True
+
+    @property
+    def decay_first(self) -> bool:
+        return True
+
+    def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
+        if self.steps > 1:
+            return super().canonical(depth, gated, linear)
+        shared = {n: getattr(self, n) for n in _Step.model_fields if n != "kind"}
+        one = GradientDescent(gradient="online", order="decay_first", **shared)
+        return one.canonical(depth, gated, linear)
+
+
+class Muon(_Gradient):
+    """Orthogonalised momentum: N_t = mu_t N_{t-1} - g_t, S_t = alpha_t S_{t-1} + eta_t NS(N_t) (Atlas, arXiv 2505.23735).
+
+    NS is five Newton-Schulz iterations X <- a X + b (X X') X + c (X X')^2 X from X = N / ||N||, with Muon's a, b, c = 3.4445,
+    -4.775, 2.0315: all singular values of N go to about 1, so that the scale of the gradient is lost. One a token, on frozen
+    gradients: causal, and at chunk 1 the recurrence. `bias` is the logit of mu at initialisation; `step` is the write's
+    spectral norm, whatever the memory's curvature.
+    """
+
+    kind: Literal["muon"] = "muon"
+    momentum: ClassVar[bool] = True
+    orthogonal: ClassVar[bool] = True
+    step: float = Field(0.1, gt=0.0)
+    bias: float = 0.0
+
+
+class Newton(_Gated):
+    """Exact least squares: H = alpha H + eta k k', C = alpha C + eta v k', y = C (H + Lambda)^-1 q (Mesa, arXiv 2506.05233).
+
+    The memory that minimises the decayed sum of all past errors plus the ridge Lambda, a learned number a key channel, at
+    least 0.25; `ridge` is its initial value. The torch path solves by Cholesky, for every token. For an l2 bias on a linear
+    memory with a scalar gate or none.
+    """
+
+    kind: Literal["newton"] = "newton"
+    least_squares: ClassVar[bool] = True
+    ridge: float = Field(1.0, gt=0.25, description="Lambda at initialisation")
+
+    @property
+    def online(self) -> bool:
+        return True
+
+
 class Nonparametric(Algorithm):
     """No learning of weights: the memory keeps its data and answers from all of them (softmax attention)."""
 
@@ -227,4 +307,4 @@ def _defaults(algorithm: Algorithm, names: set[str]) -> dict[str, Any]:
     return {name: type(algorithm).model_fields[name].default for name in names}
 
 
-VARIANTS = register(GradientDescent, Momentum, Implicit, Nonparametric)
+VARIANTS = register(GradientDescent, Momentum, Implicit, MultiStep, Muon, Newton, Nonparametric)

@@ -186,8 +186,8 @@ def _resolved(part: Design | str, conv: int) -> Design:
 
 
 def _projections(design: Design) -> int:
-    """How many of q, k and v are projected: a tied key is not."""
-    return 2 if design.algorithm.tied and design.retention.gated == "channel" else 3
+    """How many vectors a token are projected: q, and a k and v a step; a tied key is not."""
+    return 2 if design.algorithm.tied and design.retention.gated == "channel" else 1 + 2 * design.algorithm.steps_
 
 
 def layer_parameters(design: Design, width: int, heads: int) -> int:
@@ -197,7 +197,7 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
     count = (mixed + 1 + block.output_gate) * width * width + dim + mixed * width * block.conv
     if not memory.parametric:
         return count
-    gates = getattr(algorithm, "step_gate", "") == "data"
+    gates = algorithm.steps_ * (getattr(algorithm, "step_gate", "") == "data")
     gates += algorithm.decoupled + algorithm.momentum
     gates += design.bias.threshold_ == "data"
     count += heads * (design.bias.threshold_ == "learned")
@@ -209,7 +209,7 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
     count += gates * heads * (width + 1)
     if memory.initial_ == "learned":
         count += heads * sum(o * i for o, i in memory.weights(dim, dim))
-    return count + memory.normalised * 2 * width
+    return count + (2 * memory.normalised + algorithm.least_squares) * width
 
 
 def state_numbers(design: Design, width: int, heads: int, context: int | None) -> int:
@@ -224,14 +224,15 @@ def state_numbers(design: Design, width: int, heads: int, context: int | None) -
         return 2 * width * min(known)
     dim = width // heads
     numbers = sum(o * i for o, i in design.memory.weights(dim, dim))
-    return heads * numbers * (2 if design.algorithm.momentum else 1)
+    gram = dim * dim if design.algorithm.least_squares else 0
+    return heads * (numbers * (2 if design.algorithm.momentum else 1) + gram)
 
 
 def buffer_numbers(design: Design, width: int, heads: int) -> int:
     """Numbers that one layer keeps beside it."""
     block = design.block
     conv = _projections(design) * width * max(0, block.conv - 1) + width * max(0, block.residual_conv - 1)
-    conv += 16 * width if block.values == "shuffled" else 0
+    conv += 16 * width * design.algorithm.steps_ if block.values == "shuffled" else 0
     if not design.chunked or block.output != "memory":
         return conv
     dim = width // heads
@@ -245,8 +246,14 @@ def layer_flops(design: Design, width: int, heads: int, context: int) -> int:
     layer = 2 * ((mixed + 1 + block.output_gate) * width * width + mixed * width * block.conv)
     if design.memory.parametric:
         shapes = design.memory.weights(dim, dim)
-        passes = 3 if design.state_free else 4
-        return layer + 2 * heads * sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
+        passes = 3 if design.state_free else 1 + 3 * design.algorithm.steps_
+        if design.algorithm.least_squares:
+            # Write and read of C, the Gram matrix, two triangular solves; the factor takes dim^3 / 3 operations.
+            return layer + 2 * heads * (4 * dim * dim + dim**3 // 6)
+        numbers = sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
+        if design.algorithm.orthogonal:
+            numbers += sum(5 * (2 * o * i + min(o, i) ** 2) * min(o, i) for o, i in shapes)
+        return layer + 2 * heads * numbers
     window = getattr(design.memory, "window", None) or context
     return layer + 4 * width * min(window, context // 2)
 

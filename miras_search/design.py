@@ -87,8 +87,8 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
     if algorithm.online and not (memory.linear and bias.quadratic and retention.linear):
         refuse(
             "online-needs-delta-rule",
-            f"{'implicit' if algorithm.implicit else 'gradient: online'} is an exact delta rule, of an l2 bias on memory "
-            f"matrix with a linear gate, not of {bias.kind} on {memory.kind} with {retention.kind}",
+            f"{'gradient: online' if hasattr(algorithm, 'gradient') else algorithm.kind} is exact for an l2 bias on memory "
+            f"matrix with a linear gate, not for {bias.kind} on {memory.kind} with {retention.kind}",
             "use gradient_descent with gradient: chunk (chunk: 1 is the sequential recurrence)",
         )
     if not algorithm.online and (algorithm.decay_first or algorithm.decoupled):
@@ -105,6 +105,12 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             "tied-needs-gate",
             f"step_gate: tied writes what a predicted gate forgets, and {retention.kind} predicts none",
             "use retention: l2 with decay: data, or step_gate: data",
+        )
+    if algorithm.least_squares and retention.gated == "channel":
+        refuse(
+            "newton-needs-scalar-gate",
+            f"{algorithm.kind} forgets keys and values alike; a channel gate would act on one side of its Gram matrix",
+            "use gate: scalar",
         )
     if algorithm.read_ == "lagged" and not (retention.scaling or retention.linear):
         refuse(

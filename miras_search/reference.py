@@ -101,9 +101,10 @@ def run(
         v: values `[B, T, H, V]`.
         gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`, or `[B, T, H, K]` for a channel gate),
             `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias), `erase` (decoupled strengths).
+            With n steps a token `eta` is `[B, T, H, n]`, k and v `[B, T, H, n, dim]`.
         state: what an earlier call returned; none starts a document.
         initial: the memory's learned values: `state_0`, `state_1`, ... `[H, out, in]` (dual state at the start of a document; zeros
-            if absent), `norm_weight` and `norm_bias` `[H, V]`.
+            if absent), `norm_weight` and `norm_bias` `[H, V]`; `ridge` `[H, K]` for least squares.
         reset: `[B, T]` bool, true at the first token of a new document inside a row.
         valid: `[B, T]` bool, false for padding, which is skipped; its output is zero.
 
@@ -156,18 +157,27 @@ class _Weights:
         self.m = [given.get(f"momentum_{i}", torch.zeros_like(self.start[i])) for i in layers]
         self.w = [given.get(f"frozen_{i}", self.start[i]) for i in layers]
         self.scale = [given.get(f"scale_{i}", q.new_zeros(batch, heads, 1, 1)) for i in layers]
+        if design.algorithm.least_squares:
+            self.ridge = initial["ridge"]
+            self.gram = given.get("state_gram", q.new_zeros(batch, heads, q.shape[-1], q.shape[-1]))
         self.position = given.get("position", torch.zeros(batch, dtype=torch.long, device=q.device))
 
     def reset(self, rows: Tensor) -> None:
         self.s = [torch.where(_rows(rows, s), a, s) for s, a in zip(self.s, self.start, strict=True)]
         self.m = [torch.where(_rows(rows, m), torch.zeros_like(m), m) for m in self.m]
         self.position = torch.where(rows, 0, self.position)
+        if self.design.algorithm.least_squares:
+            self.gram = torch.where(_rows(rows, self.gram), torch.zeros_like(self.gram), self.gram)
 
     def token(self, q: Tensor, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> Tensor:
         retention, algorithm = self.design.retention, self.design.algorithm
         alpha = [torch.ones_like(s[..., :1, :1]) for s in self.s]
         if retention.gated != "none":
             alpha = _kept(gate["log_alpha"].exp(), retention.gated, len(self.s))
+        if algorithm.least_squares:
+            return self.solve(alpha[0], q, k, v, gate["eta"], live)
+        if algorithm.steps_ > 1:
+            return self.several(alpha, q, k, v, gate, live)
         if algorithm.online:
             self.w = [a * s for a, s in zip(alpha, self.s, strict=True)] if algorithm.decay_first else self.s
         else:
@@ -188,6 +198,27 @@ class _Weights:
             y = self.answer(q)
         return y
 
+    def several(
+        self, alpha: list[Tensor], q: Tensor, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor
+    ) -> Tensor:
+        """Online steps with keys and values `[B, H, n, dim]`, one after another, after one decay."""
+        before = self.answer(q)
+        for j in range(self.design.algorithm.steps_):
+            self.w = [a * s for a, s in zip(alpha, self.s, strict=True)]
+            self.write(alpha, k[:, :, j], v[:, :, j], gate | {"eta": gate["eta"][..., j]}, live)
+            alpha = [torch.ones_like(a) for a in alpha]
+        return before if self.design.algorithm.read_first else self.answer(q)
+
+    def solve(self, alpha: Tensor, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, live: Tensor) -> Tensor:
+        """The statistics with this token, and the answer of the memory that they determine."""
+        weighted = _column(eta) * k.unsqueeze(-2)
+        moment = alpha * self.s[0] + v.unsqueeze(-1) * weighted
+        gram = alpha * self.gram + k.unsqueeze(-1) * weighted
+        self.s = [torch.where(_rows(live, moment), moment, self.s[0])]
+        self.gram = torch.where(_rows(live, gram), gram, self.gram)
+        symmetric = 0.5 * (self.gram + self.gram.mT)  # so that its derivative is, too
+        return Xp.matvec(self.s[0], torch.linalg.solve(symmetric + torch.diag_embed(self.ridge), q))
+
     def write(self, alpha: list[Tensor], k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> None:
         """S_{t-1} becomes S_t in the rows that have a token."""
         retention, algorithm = self.design.retention, self.design.algorithm
@@ -200,7 +231,11 @@ class _Weights:
                 continue
             kept = alpha[i] * retention.feedback(Xp, self.s[i])
             m.append(self.m[i] * _column(gate["log_mu"].exp()) - g if algorithm.momentum else self.m[i])
-            s.append(kept + m[i] if algorithm.momentum else kept - g)
+            if algorithm.orthogonal:
+                sign = -1.0 if algorithm.ascent else 1.0
+                s.append(kept + sign * _column(gate["eta"]) * newton_schulz(m[i]))
+            else:
+                s.append(kept + m[i] if algorithm.momentum else kept - g)
         self.s = [torch.where(_rows(live, new), new, old) for new, old in zip(s, self.s, strict=True)]
         self.m = [torch.where(_rows(live, new), new, old) for new, old in zip(m, self.m, strict=True)]
         self.position = torch.where(live, (self.position + 1) % algorithm.chunk_, self.position)
@@ -240,18 +275,29 @@ class _Weights:
                 grads = torch.autograd.grad(bias.loss(Xp, r, v, delta).sum(), w, create_graph=True)
             else:
                 grads = torch.autograd.grad(prediction, w, bias.phi(Xp, r, v, delta), create_graph=True)
-        return [eta.unsqueeze(-1) * g for g in grads]
+        return list(grads) if algorithm.orthogonal else [eta.unsqueeze(-1) * g for g in grads]
 
     def state(self) -> State:
         algorithm = self.design.algorithm
         out = {f"state_{i}": s for i, s in enumerate(self.s)}
         if algorithm.momentum:
             out |= {f"momentum_{i}": m for i, m in enumerate(self.m)}
+        if algorithm.least_squares:
+            out["state_gram"] = self.gram
         if self.design.chunked:
             out |= {f"frozen_{i}": w for i, w in enumerate(self.w)} | {"position": self.position}
             if self.lagged:
                 out |= {f"scale_{i}": c for i, c in enumerate(self.scale)}
         return out
+
+
+def newton_schulz(m: Tensor) -> Tensor:
+    """Muon's five iterations, by which the singular values of `[..., out, in]` come near 1."""
+    x = m * torch.rsqrt(m.square().sum((-2, -1), keepdim=True) + 1e-14)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
+    return x
 
 
 def _column(gate: Tensor) -> Tensor:

@@ -66,12 +66,13 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
     shape = (batch, time, heads)
     square = memory.residual_ or not memory.linear
     dim_v = dim if square else dim + 1
-    q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
+    several = [algorithm.steps_] if algorithm.steps_ > 1 else []
+    q, k = (torch.nn.functional.normalize(draw(*s, dim), dim=-1) for s in (shape, (*shape, *several)))
     gates, initial = {}, {}
     if memory.parametric:
         # Below the step at which the recurrence is chaotic and would amplify rounding by itself.
         step = (0.5 if memory.linear else 0.1) * (0.2 if bias.superlinear else 1.0)
-        gates["eta"] = step * draw(*shape).sigmoid()
+        gates["eta"] = step * draw(*shape, *several).sigmoid()
         if bias.thresholded:
             gates["delta"] = (0.5 + draw(*shape)).exp()
         if algorithm.decoupled:
@@ -83,6 +84,8 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
             gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
         for i, size in enumerate(memory.weights(dim, dim_v)):
             initial[f"state_{i}"] = retention.initial(Xp, draw(heads, *size))
+        if algorithm.least_squares:
+            initial["ridge"] = 0.25 + draw(heads, dim).exp()
         if memory.normalised:
             initial["norm_weight"], initial["norm_bias"] = 1.0 + 0.1 * draw(heads, dim_v), 0.1 * draw(heads, dim_v)
     leaf = {n: x.detach().requires_grad_() for n, x in (gates | initial).items()}
@@ -90,7 +93,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         design,
         q.requires_grad_(),
         k.requires_grad_(),
-        draw(*shape, dim_v).requires_grad_(),
+        draw(*shape, *several, dim_v).requires_grad_(),
         {n: leaf[n] for n in gates},
         {n: leaf[n] for n in initial},
     )

@@ -18,7 +18,7 @@ from strategies import PARTS, designs
 from tolerances import tolerance
 
 from miras_search import named, op
-from miras_search.algorithm import GradientDescent, Implicit, Momentum, Nonparametric
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, MultiStep, Muon, Newton, Nonparametric
 from miras_search.bias import L1, L2, Dot, Huber, Lp
 from miras_search.choice import variants
 from miras_search.codegen.emit import emit
@@ -80,6 +80,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "algorithm": GradientDescent(order="decay_first"),
         },
         {"algorithm": GradientDescent(gradient="online", order="decay_first")},
+    ),
+    "newton-needs-scalar-gate": (
+        {"memory": Matrix(), "bias": L2(), "retention": L2Retention(gate="channel"), "algorithm": Newton()},
+        {"retention": L2Retention()},
     ),
     "tied-needs-gate": (
         {"memory": Matrix(), "bias": Dot(), "retention": NoRetention(), "algorithm": GradientDescent(step_gate="tied")},
@@ -228,6 +232,13 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"algorithm": GradientDescent(updates="last_layer")},
         {"algorithm": GradientDescent()},
     ),
+    "one step a token is the online rule": (
+        {"algorithm": MultiStep(steps=1, step=0.5), "retention": L2Retention()},
+        {
+            "algorithm": GradientDescent(gradient="online", order="decay_first", step=0.5),
+            "retention": L2Retention(),
+        },
+    ),
     "a constant step has no reach": (
         {"algorithm": GradientDescent(step_gate="constant", reach=4.0)},
         {"algorithm": GradientDescent(step_gate="constant")},
@@ -262,6 +273,10 @@ def test_equal_functions_have_one_fingerprint(case: str) -> None:
         {"algorithm": GradientDescent(read_order="read_first")},
         {"algorithm": GradientDescent(reach=4.0)},
         {"algorithm": Implicit()},
+        {"algorithm": MultiStep()},
+        {"algorithm": MultiStep(steps=3)},
+        {"algorithm": Newton()},
+        {"algorithm": Muon()},
         *({"block": Block(**b)} for b in BLOCKS),
     ],
     ids=str,

@@ -68,6 +68,7 @@ def scanned(design: Design) -> bool:
     return (
         (not retention.linear and algorithm.read_ == "exact")
         or retention.klass == "feedback"
+        or algorithm.orthogonal
         or (retention.gated == "channel" and (not design.memory.linear or algorithm.momentum))
     )
 
@@ -124,6 +125,10 @@ def flags(design: Design) -> dict[str, Any]:
         "DECAY_FIRST": algorithm.decay_first,
         "DECOUPLED": algorithm.decoupled,
         "IMPLICIT": algorithm.implicit,
+        "STEPS": algorithm.steps_,
+        "LEAST_SQUARES": algorithm.least_squares,
+        "RIDGE_START": getattr(algorithm, "ridge", 1.0),
+        "ORTHOGONAL": algorithm.orthogonal,
         "ASCENT": algorithm.ascent,
         "LAST_ONLY": algorithm.last_only,
         "READ": algorithm.read_,
@@ -204,7 +209,15 @@ def _equations(design: Design) -> str:
     lines = []
     if algorithm.implicit:
         lines.append("eta_t <- eta_t / (1 + eta_t ||k_t||^2)")
-    if algorithm.online:
+    if algorithm.least_squares:
+        lines.append(f"H_t = {gate}H_t-1 + eta_t k_t k_t',   C_t = {gate}C_t-1 + eta_t v_t k_t'")
+        lines.append("y_t = C_t (H_t + diag(ridge))^-1 q_t")
+    elif algorithm.steps_ > 1:
+        lines.append(
+            f"W <- {gate}W_t-1;  for j = 1 ... {algorithm.steps_}:  W <- W {minus} eta_tj (W k_tj - v_tj) k_tj';  W_t = W"
+        )
+        lines.append(f"y_t = W_{read_at} q_t")
+    elif algorithm.online:
         seen = f"{gate}W_t-1" if algorithm.decay_first else "W_t-1"
         erase = "erase_t" if algorithm.decoupled else "eta_t"
         lines.append(
@@ -213,7 +226,9 @@ def _equations(design: Design) -> str:
     else:
         where = "" if design.state_free else f"   W = {start}, t' the start of the chunk of {algorithm.chunk_} tokens"
         lines.append(f"g_t = d l(M(W, k_t), v_t) / dW{where}")
-        if algorithm.momentum:
+        if algorithm.orthogonal:
+            lines.append(f"N_t = mu_t N_t-1 - g_t,   S_t = {gate}S_t-1 {plus} eta_t NS(N_t)")
+        elif algorithm.momentum:
             lines.append(f"N_t = mu_t N_t-1 {minus} eta_t g_t,   S_t = {gate}S_t-1 + N_t")
         else:
             lines.append(f"S_t = {gate}S_t-1 {minus} eta_t g_t")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.cache import memory_cache
+from miras_search.codegen.skeletons.chunk import orthogonalise
 from miras_search.codegen.skeletons.dense import predict
 from miras_search.codegen.skeletons.layer import Layer, weight_shapes
 from miras_search.codegen.skeletons.recurrence import memory
@@ -21,13 +22,16 @@ from miras_search.codegen.skeletons.slots import (
     LAST_ONLY,
     LAYERS,
     LEARNED_START,
+    LEAST_SQUARES,
     MIRROR,
     MOMENTUM,
     NORM,
     ONLINE,
+    ORTHOGONAL,
     READ,
     READ_FIRST,
     STATE_FREE,
+    STEPS,
     WINDOW,
     bias_phi,
     retention_feedback,
@@ -70,14 +74,17 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         eta = gates["eta"][:, t, :, None, None]
         if IMPLICIT:
             eta = eta / (1.0 + eta * key.square().sum(-1, keepdim=True))
+        size = eta
+        if ORTHOGONAL:
+            size = torch.ones_like(eta)
         delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
         answer = predict(frozen, key, norm)
         if DECOUPLED:
             write = gates["erase"][:, t, :, None, None] * answer - eta * value
         else:
-            write = eta * bias_phi(answer - value, value, delta)
+            write = size * bias_phi(answer - value, value, delta)
         if STATE_FREE:
-            write = eta * bias_phi(value, value, delta)
+            write = size * bias_phi(value, value, delta)
         if ASCENT:
             write = -write
         grads = torch.autograd.grad(answer, frozen, write, create_graph=True)
@@ -95,6 +102,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             if MOMENTUM:
                 momenta[i] = gates["log_mu"][:, t, :, None, None].exp() * momenta[i] - grads[i]
                 change = momenta[i]
+            if ORTHOGONAL:
+                change = eta * orthogonalise(momenta[i])
             states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
         if READ != "stale":
             if READ_FIRST:
@@ -110,6 +119,45 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         else:
             weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
+    return torch.stack(answers, 1)
+
+
+def slow_least_squares(
+    q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]
+) -> Tensor:
+    """The solution of the regression over all tokens so far, token by token."""
+    batch, time, heads, dim = q.shape
+    moment = initial["state_0"].expand(batch, -1, -1, -1)
+    gram = torch.zeros(batch, heads, dim, dim, dtype=q.dtype)
+    answers = []
+    for t in range(time):
+        alpha = gates["log_alpha"][:, t].exp()[..., None, None] if "log_alpha" in gates else 1.0
+        weighted = gates["eta"][:, t, :, None] * k[:, t]
+        moment = alpha * moment + torch.einsum("bhv,bhk->bhvk", v[:, t], weighted)
+        gram = alpha * gram + torch.einsum("bhi,bhk->bhik", k[:, t], weighted)
+        x = torch.linalg.solve(gram + torch.diag_embed(initial["ridge"]), q[:, t])
+        answers.append(torch.einsum("bhvk,bhk->bhv", moment, x))
+    return torch.stack(answers, 1)
+
+
+def slow_steps(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Tensor:
+    """Several delta steps a token, one after another."""
+    w = initial["state_0"].expand(q.shape[0], -1, -1, -1)
+    answers = []
+    for t in range(q.shape[1]):
+        if READ_FIRST:
+            answers.append(torch.einsum("bhvk,bhk->bhv", w, q[:, t]))
+        if GATE == "scalar":
+            w = gates["log_alpha"][:, t].exp()[..., None, None] * w
+        if GATE == "channel":
+            w = gates["log_alpha"][:, t].exp()[..., None, :] * w
+        for j in range(STEPS):
+            r = gates["eta"][:, t, :, j, None] * (torch.einsum("bhvk,bhk->bhv", w, k[:, t, :, j]) - v[:, t, :, j])
+            if ASCENT:
+                r = -r
+            w = w - torch.einsum("bhv,bhk->bhvk", r, k[:, t, :, j])
+        if not READ_FIRST:
+            answers.append(torch.einsum("bhvk,bhk->bhv", w, q[:, t]))
     return torch.stack(answers, 1)
 
 
@@ -133,8 +181,14 @@ def check_inputs(
         return torch.randn(*shape, dtype=torch.float64)
 
     shape = (batch, time, heads)
-    q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
-    gates = {"eta": 0.3 * draw(*shape).sigmoid(), "delta": draw(*shape).exp(), "erase": 0.3 * draw(*shape).sigmoid()}
+    several = [STEPS] if STEPS > 1 else []
+    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    gates = {
+        "eta": 0.3 * draw(*shape, *several).sigmoid(),
+        "delta": draw(*shape).exp(),
+        "erase": 0.3 * draw(*shape).sigmoid(),
+    }
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([dim] if GATE == "channel" else [])))
     initial = {}
@@ -152,7 +206,9 @@ def check_inputs(
         "log_alpha": GATE != "none",
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
-    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, dim))]
+    if LEAST_SQUARES:
+        initial["ridge"] = 0.5 + draw(heads, dim).exp()
+    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, *several, dim))]
     return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
 
 
@@ -170,7 +226,12 @@ def self_check() -> bool:
         leaves = {"q": q, "k": k, "v": v}
     else:
         fast, _ = memory(q, k, v, gates, initial)
-        slow = slow_memory(q, k, v, gates, initial)
+        if LEAST_SQUARES:
+            slow = slow_least_squares(q, k, v, gates, initial)
+        elif STEPS > 1:
+            slow = slow_steps(q, k, v, gates, initial)
+        else:
+            slow = slow_memory(q, k, v, gates, initial)
         leaves = {"q": q, "k": k, "v": v, **gates, **initial}
     found = {"y": deviation(fast, slow)}
     weight = torch.randn(fast.shape, dtype=fast.dtype)

@@ -15,12 +15,15 @@ from miras_search.codegen.skeletons.slots import (
     GATE,
     LAST_ONLY,
     LAYERS,
+    LEAST_SQUARES,
     MIRROR,
     MOMENTUM,
     ONLINE,
+    ORTHOGONAL,
     READ,
     READ_FIRST,
     SCAN,
+    STEPS,
     memory_activate,
     retention_feedback,
     retention_psi,
@@ -76,6 +79,44 @@ def chunk_online(
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
     kept = state * per_channel(end).exp()
     return y, kept + u.mT @ (k * per_channel(end - l).exp())
+
+
+def chunk_least_squares(
+    moment: Tensor, gram: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, ridge: Tensor
+) -> list[Tensor]:
+    """The exact solution at every token of a tile: y_t = C_t (H_t + Lambda)^-1 q_t, by Cholesky.
+
+    Returns:
+        y, and C `[B, H, V, K]` and H `[B, H, K, K]` after the tile.
+    """
+    l = log_alpha.cumsum(-1)
+    strength = lower_decay(l, l) * eta[..., None, :]
+    held = l.exp()[..., None, None]
+    squares = strength @ (k[..., :, None] * k[..., None, :]).flatten(-2)
+    grams = held * gram[:, :, None] + squares.view(*k.shape, -1)
+    factor = torch.linalg.cholesky(grams + torch.diag_embed(ridge)[..., None, :, :])
+    x = torch.cholesky_solve(q[..., None], factor)[..., 0]
+    y = held[..., 0] * (x @ moment.mT) + ((x @ k.mT) * strength) @ v
+    last = (strength[..., -1, :, None] * v).mT @ k
+    return [y, held[..., -1, :, :] * moment + last, grams[..., -1, :, :]]
+
+
+def by_steps(log_alpha: Tensor) -> Tensor:
+    """The decay of a token comes with the first of its steps: `[B, H, C, ...]` -> `[B, H, C * STEPS, ...]`."""
+    wide = torch.zeros_like(log_alpha).repeat_interleave(STEPS, 2)
+    wide[:, :, ::STEPS] = log_alpha
+    return wide
+
+
+def orthogonalise(m: Tensor) -> Tensor:
+    """Five Newton-Schulz iterations (Muon's): the singular values of `[..., out, in]` go to about 1."""
+    x = m * torch.rsqrt(m.square().sum((-2, -1), keepdim=True) + 1e-14)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+    return x.mT if tall else x
 
 
 def write_strengths(
@@ -224,16 +265,32 @@ def chunk_scan(
             kept = alpha[..., None, :] if i == 0 else alpha[..., :, None]
         else:
             kept = alpha[..., None, None]
-        g = gs[i] * eta[..., None]
+        if ORTHOGONAL:
+            g = gs[i]
+            if filled is not None:
+                g = g * filled[:, None, :, None]
+        else:
+            g = gs[i] * eta[..., None]
         if MOMENTUM:
             momentum = momenta[i]
+        if ORTHOGONAL:
+            assert log_mu is not None
+            steps = []
+            for t in range(q.shape[-2]):
+                write = -g[..., t, :, None] * xs[i][..., t, None, :]
+                momentum = log_mu[..., t, None, None].exp() * momentum + write
+                steps.append(momentum)
+            writes = eta[..., None, None] * orthogonalise(torch.stack(steps, 2))
         if READ != "stale":
             path = []
         for t in range(q.shape[-2]):
-            write = -g[..., t, :, None] * xs[i][..., t, None, :]
             if READ_FIRST and READ != "stale":
                 path.append(state)
-            if MOMENTUM:
+            if ORTHOGONAL:
+                write = writes[:, :, t]
+            else:
+                write = -g[..., t, :, None] * xs[i][..., t, None, :]
+            if MOMENTUM and not ORTHOGONAL:
                 assert log_mu is not None
                 momentum = log_mu[..., t, None, None].exp() * momentum + write
                 write = momentum
@@ -275,6 +332,11 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
         mask = fresh[:, None, None, None]
         states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
     out = list(states)
+    if LEAST_SQUARES:
+        gram = carry[LAYERS]
+        if fresh is not None:
+            gram = torch.where(fresh[:, None, None, None], 0.0, gram)
+        out.append(gram)
     if MOMENTUM:
         momenta = carry[LAYERS : 2 * LAYERS]
         if fresh is not None:
@@ -305,7 +367,16 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
     """
     q, k, v, log_alpha, eta, delta = tokens[:6]
+    if LEAST_SQUARES:
+        return chunk_least_squares(carry[0], carry[1], q, k, v, log_alpha, eta, norm[0][..., 0, :])
     if ONLINE:
+        if STEPS > 1:
+            k, v, eta = k.flatten(2, 3), v.flatten(2, 3), eta.flatten(2, 3)
+            q, log_alpha = q.repeat_interleave(STEPS, 2), by_steps(log_alpha)
+            y, state = chunk_online(carry[0], q, k, v, log_alpha, eta, eta)
+            if READ_FIRST:
+                return [y[:, :, ::STEPS], state]
+            return [y[:, :, STEPS - 1 :: STEPS], state]
         if DECOUPLED:
             erase = tokens[6]
         else:

@@ -27,20 +27,24 @@ from miras_search.codegen.skeletons.slots import (
     LAST_ONLY,
     LAYERS,
     LEARNED_START,
+    LEAST_SQUARES,
     MIRROR,
     MOMENTUM,
     MU_START,
     NORM,
     OFFSET,
+    ORTHOGONAL,
     OUTPUT_GATE,
     QK_NORM,
     REACH,
+    RIDGE_START,
     ROPE,
     SHUFFLED,
     STATE_FREE,
     STEP,
     STEP_GATED,
     STEP_TIED,
+    STEPS,
     THRESHOLD,
     THRESHOLDED,
     ZEROED,
@@ -131,6 +135,8 @@ def inner_step(start: list[Tensor], dim: int) -> float:
     cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
     matrix.
     """
+    if ORTHOGONAL:
+        return STEP
     if LAYERS > 1 or NORM or MIRROR or not STATE_FREE:
         cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
@@ -201,13 +207,13 @@ class Layer(nn.Module):
         if KEY_TIED:
             mixed = 2 * width  # q and v
         else:
-            mixed = 3 * width
+            mixed = (1 + 2 * STEPS) * width
         self.qkv = nn.Linear(width, mixed, bias=False)
         if CONV > 0:
             self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
         if not CACHE:
             if STEP_GATED:
-                self.eta = nn.Linear(width, heads)
+                self.eta = nn.Linear(width, heads * STEPS)
             if DECOUPLED:
                 self.erase = nn.Linear(width, heads)
             if GATE == "scalar" and not CONSTANT_DECAY:
@@ -225,6 +231,8 @@ class Layer(nn.Module):
             if LEARNED_START:
                 draws = [torch.randn(heads, *shape) for shape in weight_shapes(dim)]
                 self.start = nn.ParameterList(retention_initial(z) for z in draws)
+            if LEAST_SQUARES:
+                self.ridge = nn.Parameter(torch.empty(heads, dim))
             if NORM:
                 self.norm_weight = nn.Parameter(torch.ones(heads, dim))
                 self.norm_bias = nn.Parameter(torch.zeros(heads, dim))
@@ -250,6 +258,8 @@ class Layer(nn.Module):
             nn.init.constant_(self.erase.bias, -math.log(REACH - 1.0))
         if MOMENTUM:
             nn.init.constant_(self.mu.bias, MU_START)
+        if LEAST_SQUARES:
+            nn.init.constant_(self.ridge, math.log(math.expm1(RIDGE_START - 0.25)))
         if THRESHOLD == "data":
             nn.init.constant_(self.delta.bias, math.log(math.e - 1.0))
         if THRESHOLD == "learned":
@@ -269,13 +279,15 @@ class Layer(nn.Module):
             found = {
                 f"state_{i}": self.out.weight.new_zeros(self.heads, *s) for i, s in enumerate(weight_shapes(self.dim))
             }
+        if LEAST_SQUARES:
+            found["ridge"] = 0.25 + torch.nn.functional.softplus(self.ridge)
         if NORM:
             found["norm_weight"], found["norm_bias"] = self.norm_weight, self.norm_bias
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
-        eta = self.step.expand(*x.shape[:2], self.heads)
+        eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         if STEP_GATED:
             eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -297,7 +309,10 @@ class Layer(nn.Module):
         if MOMENTUM:
             mu = self.mu(x)
             found["log_mu"] = torch.nn.functional.logsigmoid(mu)
-            eta = eta * torch.sigmoid(-mu)
+            if not ORTHOGONAL:
+                eta = eta * torch.sigmoid(-mu)
+        if STEPS > 1:
+            eta = eta.view(*x.shape[:2], self.heads, STEPS)
         if THRESHOLDED:
             if THRESHOLD == "fixed":
                 found["delta"] = torch.full_like(eta, threshold_start(self.dim))
@@ -347,10 +362,14 @@ class Layer(nn.Module):
             q, v = u.view(batch, time, 2, self.heads, self.dim).unbind(2)
             gates = self.gates(x)
             k = -torch.expm1(gates["log_alpha"])
+        elif STEPS > 1:
+            q, k, v = (
+                x.unflatten(2, (-1, self.dim)) for x in u.split([self.width, STEPS * self.width, STEPS * self.width], 2)
+            )
         else:
             q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         if SHUFFLED:
-            past = u.new_zeros(batch, 16, self.width) if state is None else state["values"]
+            past = u.new_zeros(batch, 16, STEPS * self.width) if state is None else state["values"]
             own = v.flatten(2)
             out_state["values"] = next_history(own, past, None, length)
             v = earlier_values(own, age, past).view_as(v)
@@ -359,8 +378,10 @@ class Layer(nn.Module):
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
         if ROPE:
             q, k = rotate(q, age), rotate(k, age)
+        if STEPS > 1:
+            k, v = (x.unflatten(2, (STEPS, self.heads)).transpose(2, 3) for x in (k, v))
         if ZEROED:
-            y = torch.zeros_like(v)
+            y = torch.zeros_like(q)
         elif CACHE:
             if QK_NORM:
                 q = q * self.dim  # logits of sqrt(dim) times the cosine

@@ -19,8 +19,10 @@ from miras_search.codegen.skeletons.slots import (
     DERIVED,
     IMPLICIT,
     LAYERS,
+    LEAST_SQUARES,
     MOMENTUM,
     READ,
+    STEPS,
     THRESHOLDED,
     TRITON,
 )
@@ -84,10 +86,16 @@ class Recurrence(torch.autograd.Function):
         return (None, None, *dcarry, *dtokens, *dshared)
 
 
+# What all tokens share, beside the initial states.
+SHARED = ("norm_weight", "norm_bias", "ridge")
+
+
 def state_names() -> list[str]:
     """Names of the carry, in its order."""
     layers = range(LAYERS)
     names = [f"state_{i}" for i in layers]
+    if LEAST_SQUARES:
+        names.append("state_gram")
     if MOMENTUM:
         names += [f"momentum_{i}" for i in layers]
     if CHUNKED:
@@ -100,6 +108,9 @@ def state_names() -> list[str]:
 def empty_carry(initial: list[Tensor]) -> list[Tensor]:
     """The carry before the first token; what an opening chunk overwrites is zero."""
     carry = list(initial)
+    if LEAST_SQUARES:
+        keys = initial[0].shape[-1]
+        carry.append(initial[0].new_zeros(*initial[0].shape[:2], keys, keys))
     if MOMENTUM:
         carry += [torch.zeros_like(s) for s in initial]
     if CHUNKED:
@@ -122,11 +133,12 @@ def memory(
     """The memory over a sequence: writes every (k, v), answers every q.
 
     Args:
-        q: `[B, T, H, K]`; k the same, v `[B, T, H, V]`.
+        q: `[B, T, H, K]`; k the same, v `[B, T, H, V]`, or with n steps a token `[B, T, H, n, ...]`.
         k: keys.
         v: values.
         gates: by name, `[B, T, H]`: `eta`, and as the design has them `log_alpha`, `log_mu`, `delta`, `erase`.
-        initial: `state_0`, ... `[H, out, in]`, the state of a new document, and `norm_weight`, `norm_bias` `[H, V]`.
+        initial: `state_0`, ... `[H, out, in]`, the state of a new document, and `norm_weight`, `norm_bias` `[H, V]`; `ridge`
+            `[H, K]` for least squares.
         state: what an earlier call returned.
         reset: `[B, T]` bool, true at the first token of a document.
         valid: `[B, T]` bool, false for padding.
@@ -141,7 +153,7 @@ def memory(
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
-    norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
+    norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
     if CHUNKED and state is not None:
         position = state["position"]
@@ -151,13 +163,16 @@ def memory(
         eta = eta / (1.0 + eta * k.square().sum(-1))
     if ASCENT:
         eta = -eta
+    one = eta
+    if STEPS > 1:
+        one = eta[..., 0]
     tokens = [
         q,
         k,
         v,
-        gates.get("log_alpha", torch.zeros_like(eta)),
+        gates.get("log_alpha", torch.zeros_like(one)),
         eta,
-        gates["delta"] if THRESHOLDED else torch.ones_like(eta),
+        gates["delta"] if THRESHOLDED else torch.ones_like(one),
     ]
     if MOMENTUM:
         tokens.append(gates["log_mu"])

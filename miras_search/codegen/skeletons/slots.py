@@ -48,6 +48,11 @@ ONLINE = False
 DECAY_FIRST = False
 DECOUPLED = False
 IMPLICIT = False
+STEPS = 1
+"""Online steps a token."""
+LEAST_SQUARES = False
+RIDGE_START = 1.0
+ORTHOGONAL = False
 ASCENT = False
 LAST_ONLY = False
 READ = "exact"
