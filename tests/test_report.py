@@ -15,7 +15,7 @@ from miras_search.report import wording
 from miras_search.report.findings import findings
 from miras_search.report.numbers import number
 from miras_search.results import load_results, load_steps, write_parquet
-from miras_search.results.statistics import choice_effects, mean_interval, paired_difference
+from miras_search.statistics import choice_effects, mean_interval, paired_difference
 
 
 class Page(HTMLParser):

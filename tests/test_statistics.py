@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miras_search.errors import RunError
-from miras_search.results.statistics import (
+from miras_search.statistics import (
     balanced,
     choice_effects,
     failure_rates,

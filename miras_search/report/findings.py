@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from miras_search.report.numbers import plural
 from miras_search.report.verdicts import Verdict, names_of, objectives, verdict
 from miras_search.results import CHOICES, columns_of
-from miras_search.results.statistics import balanced, failure_rates, unchosen
+from miras_search.statistics import balanced, failure_rates, unchosen
 
 HARMLESS = ("ok", "pruned", "cancelled")
 """Statuses that are no failure: finished, stopped early by the search, stopped by the user."""

@@ -12,7 +12,7 @@ from miras_search.choice import variants
 from miras_search.named import MODELS
 from miras_search.report.numbers import number
 from miras_search.results import CHOICES, DATA_DICTIONARY, Column, columns_of, metrics_of
-from miras_search.results.statistics import (
+from miras_search.statistics import (
     Interval,
     choice_effects,
     mean_interval,

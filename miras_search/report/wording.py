@@ -10,7 +10,7 @@ from miras_search.report.findings import Findings
 from miras_search.report.numbers import bytes_text, count_text, number, plural
 from miras_search.report.verdicts import Entry, Verdict
 from miras_search.results import CHOICES
-from miras_search.results.statistics import Interval
+from miras_search.statistics import Interval
 
 BEST = 15
 """Rows of a table of best candidates."""

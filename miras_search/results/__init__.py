@@ -1,4 +1,4 @@
-"""Runs as tables: `columns` (what each means), `filter` (queries), `frames` (reading and writing), `statistics`.
+"""Runs as tables: `columns` (what each means), `filter` (queries), `frames` (reading and writing).
 
 frame = load_results("quickstart")          # runs/quickstart, a folder, or a Parquet file; or several
 query(frame, "bias == 'huber' and accuracy > 0.9", sort="-accuracy", columns=["label", "bias", "accuracy"])

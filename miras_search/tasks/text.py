@@ -139,10 +139,6 @@ class TextData(TaskData):
         """Tokens of a part, `train`, `validation` or `test`."""
         return len(self._store.ids[split])
 
-    def part(self, split: str) -> NDArray[np.unsignedinteger[Any]]:
-        """All ids of a part."""
-        return self._store.ids[split]
-
     def train(self, seed: int) -> Stream:
         """Rows that begin at random places of the training part."""
         ids = self._store.ids["train"]

@@ -1,27 +1,23 @@
-"""Small statistics with intervals: means over seeds, paired differences, effects of the choices, fronts, solve rates.
+"""Estimates with intervals: means over seeds, paired differences, rates.
 
 Every function says what it assumes and what it cannot conclude. Randomness (bootstrap) is seeded, so that a report is
 the same twice. References:
 
 - Student's t: Abramowitz & Stegun 1964, 26.7.3-4 (closed form for whole degrees of freedom).
-- Percentile bootstrap: Efron & Tibshirani 1993, chapter 13; cluster form: Davison & Hinkley 1997, 3.8.
+- Percentile bootstrap: Efron & Tibshirani 1993, chapter 13.
 - Score interval of a rate: Wilson 1927; coverage: Brown, Cai & DasGupta 2001.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-
-from miras_search.errors import RunError
-from miras_search.space.settings import ADAPTIVE
 
 Floats = NDArray[np.float64]
 Method = Literal["auto", "t", "bootstrap"]
@@ -86,7 +82,7 @@ def mean_interval(
         half = t_quantile((1 + level) / 2, n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
         return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n, level, "t")
     draws = x[np.random.default_rng(seed).integers(0, n, (resamples, n))].mean(axis=1)
-    return Interval(mean, *_percentiles(draws, level), n, level, "bootstrap")
+    return Interval(mean, *percentiles(draws, level), n, level, "bootstrap")
 
 
 def paired_difference(
@@ -122,142 +118,6 @@ def paired_difference(
     if x.shape != y.shape:
         raise ValueError(f"{len(x)} values cannot be paired with {len(y)}")
     return mean_interval(x - y, level, method, resamples, seed)
-
-
-def choice_effects(
-    frame: pd.DataFrame,
-    metric: str,
-    choices: Sequence[str] = ("memory", "bias", "retention", "algorithm"),
-    unit: str = "fingerprint",
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Marginal mean of a metric at every value of every choice, with bootstrap intervals over candidates.
-
-    Seeds are averaged within a candidate first, and candidates are resampled: seeds of one candidate
-    are not independent evidence about a choice.
-
-    What it can conclude: how candidates with this value did, on average, in this table. If the table is balanced (see
-    `balanced`) that is the main effect of the choice, averaged over the others. If it is not, as with TPE, early
-    stopping or refused combinations, values keep different company (a bias only ever seen with an MLP carries the MLP's
-    effect), and the means describe the table but attribute nothing. It says nothing of interactions, and trials without
-    the metric (failures) are left out: look at `failure_rates` beside it.
-
-    Trials that an optimiser chose by what it had seen (column `how`) are refused: what does well is drawn again, in
-    the company that did well. `unchosen` leaves them out.
-
-    Raises:
-        RunError: if any row was drawn by a sampler that follows results.
-
-    Returns:
-        Columns `choice`, `value`, `mean`, `low`, `high` (NaN below three candidates), `candidates`, `trials`; a choice
-        with one value only is left out.
-    """
-    if len(chosen := frame[~_unchosen(frame)]):
-        samplers = ", ".join(sorted(chosen["how"].unique()))
-        raise RunError(
-            f"{len(chosen)} of {len(frame)} trials were drawn by {samplers}, which follows results: they show what is best, not "
-            "what matters",
-            hint="run a survey (search: {sampler: survey}), or take the other trials alone: unchosen(frame)",
-        )
-    rows = frame[frame[metric].notna()]
-    grouped = rows.groupby([unit, *choices], dropna=False, sort=True)[metric]
-    units = pd.DataFrame({"mean": grouped.mean(), "trials": grouped.size()}).reset_index()
-    rng = np.random.default_rng(seed)
-    found: list[dict[str, Any]] = []
-    for choice in choices:
-        if units[choice].nunique() < 2:
-            continue
-        for value, part in units.groupby(choice, sort=True):
-            x = part["mean"].to_numpy(dtype=np.float64)
-            low, high = math.nan, math.nan
-            if len(x) >= 3:
-                draws = x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1)
-                low, high = _percentiles(draws, level)
-            row = {"choice": choice, "value": value, "mean": float(x.mean()), "low": low, "high": high}
-            found.append(row | {"candidates": len(x), "trials": int(part["trials"].sum())})
-    names = ["choice", "value", "mean", "low", "high", "candidates", "trials"]
-    return pd.DataFrame(found, columns=names)
-
-
-def unchosen(frame: pd.DataFrame) -> pd.DataFrame:
-    """The trials that no optimiser chose by what it had seen: those of a survey, a grid, chance, and starts."""
-    return frame[_unchosen(frame)]
-
-
-def _unchosen(frame: pd.DataFrame) -> pd.Series[bool]:
-    if "how" not in frame:
-        return pd.Series(True, index=frame.index)
-    return ~frame["how"].isin(ADAPTIVE)
-
-
-def balanced(
-    frame: pd.DataFrame,
-    choices: Sequence[str] = ("memory", "bias", "retention", "algorithm"),
-    unit: str = "fingerprint",
-) -> bool:
-    """Every two choices are crossed evenly: each pair of values is held by equally many candidates."""
-    units = frame.drop_duplicates([unit, *choices])
-    varied = [c for c in choices if units[c].nunique() > 1]
-    return all(np.ptp(pd.crosstab(units[a], units[b]).to_numpy()).item() == 0 for a, b in combinations(varied, 2))
-
-
-def failure_rates(
-    frame: pd.DataFrame,
-    choices: Sequence[str] = ("memory", "bias", "retention", "algorithm"),
-    failed: Callable[[pd.Series[Any]], pd.Series[Any]] | None = None,
-    level: float = LEVEL,
-) -> pd.DataFrame:
-    """Share of trials that failed at every value of every choice, with Wilson intervals over trials.
-
-    Args:
-        frame: a row a trial, with `status`.
-        choices: columns.
-        failed: of the column `status`, which rows failed; default: neither ok nor pruned nor cancelled.
-        level: of confidence.
-    """
-    bad = failed(frame["status"]) if failed else ~frame["status"].isin(["ok", "pruned", "cancelled"])
-    found: list[dict[str, Any]] = []
-    for choice in choices:
-        for value, part in bad.groupby(frame[choice], sort=True):
-            rate = wilson_interval(int(part.sum()), len(part), level)
-            row = {"choice": choice, "value": value, "rate": rate.estimate, "low": rate.low, "high": rate.high}
-            found.append(row | {"failed": int(part.sum()), "trials": len(part)})
-    return pd.DataFrame(found, columns=["choice", "value", "rate", "low", "high", "failed", "trials"])
-
-
-def pareto_front(points: ArrayLike, goals: Sequence[str]) -> NDArray[np.bool_]:
-    """Which points no other point beats: as good in every objective and better in one.
-
-    Args:
-        points: `[n, d]`; a point with a missing value is not on the front.
-        goals: `max` or `min`, d of them.
-
-    Returns:
-        `[n]` truths; equal points are on it together.
-
-    Raises:
-        ValueError: if shapes or goals do not fit.
-    """
-    x = np.array(points, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] != len(goals) or not set(goals) <= {"max", "min"}:
-        raise ValueError(f"points of shape {x.shape} do not go with goals {list(goals)}")
-    cost = x * np.where([g == "max" for g in goals], -1.0, 1.0)
-    front = np.zeros(len(x), dtype=np.bool_)
-    alive = np.flatnonzero(~np.isnan(cost).any(axis=1))
-    # Best sums first: such a point removes most others, so that few rounds are needed.
-    with np.errstate(invalid="ignore"):
-        alive = alive[np.argsort(cost[alive].sum(axis=1), kind="stable")]
-    while len(alive):
-        first = cost[alive[0]]
-        beats_first = (cost[alive] <= first).all(axis=1) & (cost[alive] < first).any(axis=1)
-        if not beats_first.any():
-            front[alive[0]] = True
-        beaten = (first <= cost[alive]).all(axis=1) & (first < cost[alive]).any(axis=1)
-        beaten[0] = True
-        alive = alive[~beaten]
-    return front
 
 
 def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
@@ -329,7 +189,8 @@ def _t_inside(t: float, df: int) -> float:
     return sine * total
 
 
-def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
+def percentiles(draws: Floats, level: float) -> tuple[float, float]:
+    """The middle `level` of draws."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
