@@ -19,6 +19,7 @@ from miras_search.results import (
     query,
     write_parquet,
 )
+from miras_search.runs import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,24 @@ def test_parquet_gives_the_same_and_keeps_space_and_environment(frame: pd.DataFr
     assert "recall-survey" in again.attrs["runs"]["first"]["space"]
     assert again.attrs["runs"]["first"]["environment"]["command"].startswith("miras-search sweep")
     assert again.attrs["runs"]["first"]["axes"] == ["bias", "optimiser.lr"]
+
+
+def test_the_table_beside_a_ledger_is_read_while_it_is_of_that_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "run", [record(named.get("retnet"), 0, s, 0.4) for s in range(2)])
+    whole = load_results(folder)
+    frames.keep_results(folder)
+    with monkeypatch.context() as parser:
+        parser.setattr(frames, "_arrow", lambda data: pytest.fail("the ledger was parsed"))
+        again = load_results(folder)
+    pd.testing.assert_frame_equal(again, whole)
+    assert again.attrs == whole.attrs
+    with RunFolder.open(folder).lock():
+        RunFolder.open(folder).ledger.append(record(named.get("retnet"), 0, 2, 0.4))
+    assert len(load_results(folder)) == 3
+    (folder / frames.RESULTS).write_bytes(b"PAR1 torn")
+    assert len(load_results(folder)) == 3
 
 
 def test_several_runs_are_one_table(frame: pd.DataFrame, folder: Path, tmp_path: Path) -> None:

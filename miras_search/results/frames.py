@@ -9,8 +9,8 @@ path (`bias.p`, `backbone.width`, `optimiser.lr`), empty where a variant has no 
 `task` says of which task. `DATA_DICTIONARY` gives meaning and unit. `frame.attrs["runs"]` holds per run what the report
 tells of it: the space (YAML text), the environment, and the paths that were searched.
 
-The ledger is parsed by Arrow (100,000 rows take 1.6 s on two cores, as Parquet 0.2 s); what Arrow cannot type is parsed
-line by line.
+The ledger is parsed by Arrow; what Arrow cannot type is parsed line by line. A run that has come to its end keeps the table
+beside its ledger as Parquet, which is read instead while it is of this very ledger (`benchmarks/results.py` has the times).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def keep_results(folder: Path) -> None:
     Raises:
         RunError: if it cannot be written.
     """
-    if not (frame := _read_folder(folder)).empty:
+    if not (frame := _read_folder(folder, kept=False)).empty:
         write_parquet(frame[order(frame)], folder / RESULTS)
 
 
@@ -194,9 +194,27 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     return frame
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
+def _kept(folder: Path, stamp: list[int]) -> pd.DataFrame | None:
+    """The table that stands beside a ledger of this size and time; None if there is none of it."""
+    with contextlib.suppress(RunError):
+        if (folder / RESULTS).is_file():
+            frame = _read_parquet(folder / RESULTS)
+            about = frame.attrs["runs"].get(folder.resolve().name, {})
+            if about.get("ledger") == stamp:
+                frame.attrs["runs"] = {folder.resolve().name: _about(folder, about.get("axes", ()), stamp)}
+                return frame
+    return None
+
+
+def _read_folder(folder: Path, *, kept: bool = True) -> pd.DataFrame:
     file = folder / LEDGER
-    data = file.read_bytes() if file.exists() else b""  # a sweep that has only just begun
+    data, stamp = b"", [0, 0]  # a sweep that has only just begun
+    if file.exists():
+        at = file.stat()
+        stamp = [at.st_size, at.st_mtime_ns]
+        if kept and (frame := _kept(folder, stamp)) is not None:
+            return frame
+        data = file.read_bytes()
     data = data[: data.rfind(b"\n") + 1]  # a line without its end is still being written
     table = _arrow(data)
     raw: pd.DataFrame = _by_line(data, file) if table is None else table.to_pandas(types_mapper=_TYPES.get)
@@ -205,7 +223,7 @@ def _read_folder(folder: Path) -> pd.DataFrame:
     frame = frame.drop_duplicates("key", keep="last", ignore_index=True)
     name = folder.resolve().name
     frame.insert(0, "run", pd.Series(name, index=frame.index, dtype="str"))
-    frame.attrs["runs"] = {name: _about(folder, axes)}
+    frame.attrs["runs"] = {name: _about(folder, axes, stamp)}
     return frame
 
 
@@ -292,8 +310,8 @@ def _settle(column: pd.Series[Any], *, text: bool) -> pd.Series[Any]:
     return pd.Series(texts, index=column.index, dtype="str")
 
 
-def _about(folder: Path, axes: Iterable[str]) -> dict[str, Any]:
-    about: dict[str, Any] = {"axes": sorted(axes)}
+def _about(folder: Path, axes: Iterable[str], stamp: list[int]) -> dict[str, Any]:
+    about: dict[str, Any] = {"axes": sorted(axes), "ledger": stamp}
     run = RunFolder(folder)
     with contextlib.suppress(OSError):
         about["space"] = run.space_yaml
