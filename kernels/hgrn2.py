@@ -2,7 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
-    retention: {kind: l2, gate: channel, decay: data, bias: 4.0}
+    retention: {kind: l2, gate: channel, decay: data, schedule: retnet, bias: 4.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: tied, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory, values:
@@ -22,7 +22,7 @@ Fidelity: W = W Diag(alpha) + v (1 - alpha)', the key is what the gate forgets. 
 with depth; the gate has a bottleneck of 32 where the authors have a full matrix.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint f69fa0873abf. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint 139d1f95a324. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -36,10 +36,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "hgrn2"
-FINGERPRINT = "f69fa0873abf"
+FINGERPRINT = "139d1f95a324"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'bias': 4.0},
+ 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'tied',
@@ -61,6 +61,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'values': 'own'}}
 CHUNK = 16
 LAYERS = 1
+INPUTS = 1
 EXPANSION = 1
 GATE = 'channel'
 ALPHA_START = 4.0
@@ -421,9 +422,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     curvature = 1.0
     slope = 1.0
@@ -483,7 +484,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         found = {}
         log_alpha = torch.nn.functional.logsigmoid(self.alpha(x))
@@ -551,7 +552,7 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
     for t in range(time):
         alpha = [ones] * LAYERS
         kept = gates["log_alpha"][:, t].exp()
-        alpha = [kept[..., None, :] if i == 0 else kept[..., None] for i in range(LAYERS)]
+        alpha = [kept[..., None, :] if i < INPUTS else kept[..., None] for i in range(LAYERS)]
         if t % CHUNK == 0:
             frozen = states
         frozen = [w if w.requires_grad else w.detach().requires_grad_() for w in frozen]
@@ -566,7 +567,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         for i in range(LAYERS):
             before = states[i]
             change = -grads[i]
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         readable = states
         weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
@@ -591,8 +593,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = [dim]
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([dim])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
     wanted = {

@@ -714,9 +714,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     curvature = 1.0
     slope = 1.0
@@ -771,7 +771,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         found = {}
         found["eta"] = eta
@@ -850,7 +850,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         for i in range(LAYERS):
             before = states[i]
             change = -grads[i]
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         readable = states
         weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
@@ -875,8 +876,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
     wanted = {

@@ -2,7 +2,7 @@
 
     memory: {kind: mlp, layers: 2, expansion: 4, residual: true, norm: true, offset: false}
     bias: {kind: lp, p: 3.0, form: potential, nu: 10.0, factor: unit, cap: none, eps: 1e-06}
-    retention: {kind: lq, q: 3.0, map: printed, norm: mean, bias: 4.0, eps: 0.001}
+    retention: {kind: lq, bias: 4.0, q: 3.0, map: printed, norm: mean, eps: 0.001}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: lagged, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -39,7 +39,7 @@ NAME = "moneta-r"
 FINGERPRINT = "9782856d1240"
 DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
  'bias': {'kind': 'lp', 'p': 3.0, 'form': 'potential', 'nu': 10.0, 'factor': 'unit', 'cap': 'none', 'eps': 1e-06},
- 'retention': {'kind': 'lq', 'q': 3.0, 'map': 'printed', 'norm': 'mean', 'bias': 4.0, 'eps': 0.001},
+ 'retention': {'kind': 'lq', 'bias': 4.0, 'q': 3.0, 'map': 'printed', 'norm': 'mean', 'eps': 0.001},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'data',
@@ -864,9 +864,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
@@ -881,10 +881,12 @@ def inner_step(start: list[Tensor], dim: int) -> float:
             one = torch.ones(dim, **cpu)
             answer = predict(weights, key, [one, 0.0 * one])[0]
             rows = torch.eye(dim, **cpu)
-            written = leaves
-            jacobian = torch.autograd.grad(answer, written, rows, is_grads_batched=True)
-            flat = torch.cat([j.flatten(1) for j in jacobian], 1)
-            total += float(torch.linalg.matrix_norm(flat @ flat.mT, 2))
+            found = torch.autograd.grad(answer, [*leaves, *weights], rows, is_grads_batched=True)
+            by_state, by_weight = found[:LAYERS], found[LAYERS:]
+            moved = (
+                torch.cat([j.flatten(1) for j in by_state], 1) @ torch.cat([j.flatten(1) for j in by_weight], 1).mT
+            )
+            total += float(torch.linalg.matrix_norm(moved, 2))
     curvature = total / 4
     draw = torch.Generator("cpu").manual_seed(1)
     r = 1.2 * torch.randn(256, dim, generator=draw, **cpu)
@@ -956,7 +958,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -1039,7 +1041,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         for i in range(LAYERS):
             before = states[i]
             change = -grads[i]
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         readable = states
         weights = [s * c for s, c in zip(readable, scales, strict=True)]
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
@@ -1064,8 +1067,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": retention_initial(draw(heads, *s)) for i, s in enumerate(weight_shapes(dim))}
     initial |= {"norm_weight": 1.0 + 0.1 * draw(heads, dim), "norm_bias": 0.1 * draw(heads, dim)}

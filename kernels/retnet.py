@@ -2,7 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
-    retention: {kind: l2, gate: scalar, decay: constant, bias: 4.0}
+    retention: {kind: l2, gate: scalar, decay: constant, schedule: retnet, bias: 4.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: constant, reach: 2.0, read_order: write_first,
         sign: descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths:
         tied}
@@ -22,7 +22,7 @@ Paper: Sun et al. 2023, arXiv 2307.08621.
 Fidelity: Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint 9e9a67351e4e. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint fb4711e20663. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -43,10 +43,10 @@ except ImportError:
     triton = None
 
 NAME = "retnet"
-FINGERPRINT = "9e9a67351e4e"
+FINGERPRINT = "fb4711e20663"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'constant', 'bias': 4.0},
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'constant', 'schedule': 'retnet', 'bias': 4.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'constant',
@@ -68,7 +68,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'values': 'own'}}
 CHUNK = 16
 CHUNKED = False
-STRUCTURE = 'ead540b28dd7'
+STRUCTURE = 'f451777d97c2'
 TILE = 65536
 LAYERS = 1
 EXPANSION = 1
@@ -741,9 +741,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     curvature = 1.0
     slope = 1.0
@@ -779,7 +779,8 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(width, mixed, bias=False)
         self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
         self.register_buffer("step", torch.ones(()))
-        self.register_buffer("log_decay", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))))
+        constant = torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads))))
+        self.register_buffer("log_decay", constant)
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
         self.gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -799,10 +800,10 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         found = {}
-        log_alpha = self.log_decay.expand(*x.shape[:2], self.heads)
+        log_alpha = self.log_decay.expand(*x.shape[:2], -1)
         found["log_alpha"] = log_alpha
         found["eta"] = eta
         return found
@@ -882,7 +883,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         for i in range(LAYERS):
             before = states[i]
             change = -grads[i]
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         readable = states
         weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
@@ -907,8 +909,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
     wanted = {

@@ -203,9 +203,11 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
     count += heads * (design.bias.threshold_ == "learned")
     if retention.decay_ == "data":
         gates += retention.gated == "scalar"
-        if retention.gated == "channel":
+        if retention.gated in ("channel", "row"):
             rank = min(32, width)
             count += 2 * rank * width + width
+    if retention.decay_ == "learned":
+        count += heads if retention.gated == "scalar" else width
     count += gates * heads * (width + 1)
     if memory.initial_ == "learned":
         count += heads * sum(o * i for o, i in memory.weights(dim, dim))

@@ -100,16 +100,16 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             "read: stale reads the weights of the chunk's start; gradient: online has no chunks",
             "use read: exact, or gradient: chunk",
         )
-    if algorithm.tied and (retention.gated == "none" or retention.decay_ != "data"):
+    if algorithm.tied and (retention.gated in ("none", "row") or retention.decay_ != "data"):
         refuse(
             "tied-needs-gate",
             f"step_gate: tied writes what a predicted gate forgets, and {retention.kind} predicts none",
             "use retention: l2 with decay: data, or step_gate: data",
         )
-    if algorithm.least_squares and retention.gated == "channel":
+    if algorithm.least_squares and retention.gated in ("channel", "row"):
         refuse(
             "newton-needs-scalar-gate",
-            f"{algorithm.kind} forgets keys and values alike; a channel gate would act on one side of its Gram matrix",
+            f"{algorithm.kind} forgets keys and values alike; one a channel would act on one side of its statistics",
             "use gate: scalar",
         )
     if algorithm.read_ == "lagged" and not (retention.scaling or retention.linear):
@@ -124,24 +124,18 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"a zero initial state is a fixed point or undefined under retention {retention.kind}",
             "use initial: learned",
         )
-    if retention.gated == "channel" and (memory.depth_ > 2 or memory.offset_):
+    if retention.gated == "channel" and (memory.depth_ > memory.inputs_ + 1 or memory.offset_):
         refuse(
             "channel-gate-shape",
             f"a channel gate acts on the inputs of the first and the outputs of the last layer; {memory.kind} has {memory.depth_} "
-            f"layers{' with an offset' if memory.offset_ else ''}",
+            f"weights{' with an offset' if memory.offset_ else ''}",
             "use gate: scalar, or at most two layers without offset",
         )
-    if retention.klass == "multiplicative":
+    if retention.gated == "row" and memory.depth_ > 1:
         refuse(
-            "multiplicative-has-no-path",
-            f"retention {retention.kind} is multiplicative, and no path runs such updates yet",
-            "use a retention of class dual or feedback",
-        )
-    if retention.klass != "dual" and algorithm.momentum:
-        refuse(
-            "momentum-needs-dual",
-            f"momentum is defined on a dual state; {retention.kind} has none",
-            "use gradient_descent",
+            "row-gate-shape",
+            f"a row gate acts on the outputs of a memory of one matrix; {memory.kind} has {memory.depth_} weights",
+            "use gate: scalar, or memory: matrix",
         )
     if bias.superlinear and not memory.normalised:
         refuse(

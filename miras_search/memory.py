@@ -56,6 +56,11 @@ class Memory(Choice):
         return 0
 
     @property
+    def inputs_(self) -> int:
+        """How many of the weights, the first ones, are applied to the input itself."""
+        return 1
+
+    @property
     def offset_(self) -> bool:
         """Every layer has an additive bias, written online."""
         return False

@@ -155,7 +155,7 @@ NAMED: dict[str, Named] = {
             memory=Mlp(),
             bias=Lp(p=3.0, form="surrogate", nu=10.0, factor="paper", cap="none"),
             retention=Lq(q=4.0, map="printed"),
-            algorithm=GradientDescent(chunk=16, step=3.0),
+            algorithm=GradientDescent(chunk=16),
         ),
         "Behrouz et al. 2025, arXiv 2504.13173, Eq 24-25",
         "Printed map and surrogate. Repairs: reads are causal (exact; the printed chunk-end norm leaks the future), the norm has a "
@@ -173,7 +173,7 @@ NAMED: dict[str, Named] = {
         "which is not printed (with nu = 10 it hardly trains).",
     ),
     "memora": Named(
-        Design(memory=Mlp(), bias=L2(), retention=Kl(), algorithm=GradientDescent(chunk=16, step=0.03)),
+        Design(memory=Mlp(), bias=L2(), retention=Kl(), algorithm=GradientDescent(chunk=16)),
         "Behrouz et al. 2025, arXiv 2504.13173, Eq 27, 30-32",
         "Simplex rows with c = 1. Repairs: the dual form (printed in-chunk steps on W leave the simplex), reads exact, rows over the "
         "input, S_0 random. Trains slowly.",
@@ -198,7 +198,7 @@ NAMED: dict[str, Named] = {
             memory=Mlp(),
             bias=L2(),
             retention=Kl(scale=0.5, exponent=0.5, signed=True),
-            algorithm=GradientDescent(chunk=16, step=0.3),
+            algorithm=GradientDescent(chunk=16),
         ),
         "this project, after arXiv 2504.13173",
         "Signed simplex (exponentiated gradient with both signs), c = sqrt(fan_in) / 2. Trains slowly.",

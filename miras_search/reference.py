@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from miras_search.design import Design
+from miras_search.memory import Memory
 
 State = dict[str, Tensor]
 
@@ -64,6 +65,10 @@ class Xp:
         return x.shape[-1]
 
     @staticmethod
+    def transpose(x: Tensor) -> Tensor:
+        return x.mT
+
+    @staticmethod
     def total(x: Tensor) -> Tensor:
         return x.sum((-2, -1), keepdim=True)
 
@@ -99,7 +104,7 @@ def run(
         q: queries `[B, T, H, K]`.
         k: keys `[B, T, H, K]`.
         v: values `[B, T, H, V]`.
-        gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`, or `[B, T, H, K]` for a channel gate),
+        gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`; with a last axis K for a channel gate, V for a row gate),
             `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias), `erase` (decoupled strengths).
             With n steps a token `eta` is `[B, T, H, n]`, k and v `[B, T, H, n, dim]`.
         state: what an earlier call returned; none starts a document.
@@ -173,7 +178,7 @@ class _Weights:
         retention, algorithm = self.design.retention, self.design.algorithm
         alpha = [torch.ones_like(s[..., :1, :1]) for s in self.s]
         if retention.gated != "none":
-            alpha = _kept(gate["log_alpha"].exp(), retention.gated, len(self.s))
+            alpha = _kept(gate["log_alpha"].exp(), retention.gated, self.design.memory)
         if algorithm.least_squares:
             return self.solve(alpha[0], q, k, v, gate["eta"], live)
         if algorithm.steps_ > 1:
@@ -229,13 +234,14 @@ class _Weights:
                 s.append(self.s[i])
                 m.append(self.m[i])
                 continue
-            kept = alpha[i] * retention.feedback(Xp, self.s[i])
             m.append(self.m[i] * _column(gate["log_mu"].exp()) - g if algorithm.momentum else self.m[i])
+            move = m[i] if algorithm.momentum else -g
             if algorithm.orthogonal:
-                sign = -1.0 if algorithm.ascent else 1.0
-                s.append(kept + sign * _column(gate["eta"]) * newton_schulz(m[i]))
+                move = (-1.0 if algorithm.ascent else 1.0) * _column(gate["eta"]) * newton_schulz(m[i])
+            if retention.klass == "multiplicative":
+                s.append(retention.update(Xp, self.s[i], alpha[i], -move))
             else:
-                s.append(kept + m[i] if algorithm.momentum else kept - g)
+                s.append(alpha[i] * retention.feedback(Xp, self.s[i]) + move)
         self.s = [torch.where(_rows(live, new), new, old) for new, old in zip(s, self.s, strict=True)]
         self.m = [torch.where(_rows(live, new), new, old) for new, old in zip(m, self.m, strict=True)]
         self.position = torch.where(live, (self.position + 1) % algorithm.chunk_, self.position)
@@ -304,12 +310,12 @@ def _column(gate: Tensor) -> Tensor:
     return gate[..., None, None]
 
 
-def _kept(alpha: Tensor, gated: str, layers: int) -> list[Tensor]:
-    """alpha for every weight matrix: a number, or its input channels (first layer) and output channels (last)."""
+def _kept(alpha: Tensor, gated: str, memory: Memory) -> list[Tensor]:
+    """alpha for every weight matrix: a number, or its input channels (where the key comes in) or output channels."""
     if gated == "scalar":
-        return [_column(alpha)] * layers
+        return [_column(alpha)] * memory.depth_
     rows, columns = alpha.unsqueeze(-1), alpha.unsqueeze(-2)
-    return [columns if i == 0 else rows for i in range(layers)]
+    return [columns if gated == "channel" and i < memory.inputs_ else rows for i in range(memory.depth_)]
 
 
 class _Cache:

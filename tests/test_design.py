@@ -101,13 +101,15 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"memory": Mlp(layers=3), "bias": L2(), "retention": L2Retention(gate="channel"), "algorithm": Momentum()},
         {"retention": L2Retention()},
     ),
+    "row-gate-shape": (
+        {"memory": Mlp(), "bias": L2(), "retention": L2Retention(gate="row"), "algorithm": GradientDescent()},
+        {"memory": Matrix()},
+    ),
     "lp-runs-away": (
         {"memory": Matrix(), "bias": Lp(cap="none"), "retention": NoRetention(), "algorithm": GradientDescent()},
         {"bias": Lp(cap="norm")},
     ),
 }
-# No registered gate is without a dual state; tests/test_lower.py reaches the second with a gate of its own.
-UNREACHED = {"momentum-needs-dual", "multiplicative-has-no-path"}
 
 
 @pytest.mark.parametrize("code", REFUSED)
@@ -127,7 +129,7 @@ def test_every_refusal_is_tested() -> None:
     import miras_search.design
 
     codes = set(re.findall(r'refuse\(\s*"([a-z-]+)"', inspect.getsource(miras_search.design)))
-    assert codes == set(REFUSED) | UNREACHED
+    assert codes == set(REFUSED)
 
 
 def test_defaults_go_together_or_are_refused_for_one_reason_each() -> None:
@@ -185,8 +187,9 @@ def test_canonical_is_the_same_function(design: Design, seed: int) -> None:
     p = ragged(problem(canonical, 7, seed=seed), seed)
     raw = replace(p, design=design, state=None)
     expected, _ = slow(replace(p, state=None))
-    if design.retention.gated == "channel" != canonical.retention.gated:  # type: ignore[attr-defined]
-        wide = p.gates["log_alpha"][..., None].expand(*p.gates["log_alpha"].shape, p.k.shape[-1])
+    if design.retention.gated in ("channel", "row") and canonical.retention.gated == "scalar":
+        side = p.v if design.retention.gated == "row" else p.k
+        wide = p.gates["log_alpha"][..., None].expand(*p.gates["log_alpha"].shape, side.shape[-1])
         raw = replace(raw, gates=p.gates | {"log_alpha": wide})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Design, "canonical", lambda self: self)
@@ -202,6 +205,10 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nu of a potential": ({"bias": Lp(nu=3.0), "memory": Mlp()}, {"bias": Lp(), "memory": Mlp()}),
     "nu of a norm": ({"bias": Huber(nu=3.0)}, {"bias": Huber()}),
     "q = 2 is the l2 gate": ({"retention": Lq(q=2.0, map="mirror")}, {"retention": L2Retention()}),
+    "schedule of a predicted decay": (
+        {"retention": L2Retention(schedule="alibi")},
+        {"retention": L2Retention()},
+    ),
     "channels of a constant decay": (
         {"retention": L2Retention(gate="channel", decay="constant")},
         {"retention": L2Retention(decay="constant", bias=1.0)},

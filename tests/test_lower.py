@@ -1,18 +1,14 @@
 """What a formula may say, and that a clamp by a number means the same lowered as in the reference."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from miras_search.bias import Bias
 from miras_search.codegen.lower import lower
-from miras_search.design import refusals
 from miras_search.errors import DesignError
-from miras_search.memory import Matrix
-from miras_search.named import get
 from miras_search.reference import Xp
-from miras_search.retention import Retention
 
 
 class _Clamped(Bias):
@@ -43,13 +39,6 @@ class _Named(Bias):
         return xp.power(r, p=2.0)
 
 
-class _Multiplicative(Retention):
-    """A class that no path runs."""
-
-    kind: Literal["_multiplicative"] = "_multiplicative"
-    klass: ClassVar[Literal["dual", "feedback", "multiplicative"]] = "multiplicative"
-
-
 def test_a_clamp_by_a_number_is_lowered() -> None:
     out = lower(_Clamped(), "phi")
     space: dict[str, Any] = {"torch": torch, **out.numbers}
@@ -62,9 +51,3 @@ def test_a_clamp_by_a_number_is_lowered() -> None:
 def test_what_the_dialect_cannot_carry_is_refused(bias: Bias, says: str) -> None:
     with pytest.raises(DesignError, match=says):
         lower(bias, "phi")
-
-
-def test_a_multiplicative_gate_is_refused_rather_than_run_as_dual() -> None:
-    design = get("gated-deltanet")
-    found = refusals(Matrix(), design.bias, _Multiplicative(), get("linear-attention").algorithm)
-    assert "multiplicative-has-no-path" in [r.code for r in found]

@@ -22,6 +22,7 @@ TORCH: dict[str, str] = {
     "row_sum": "torch.sum({0}, -1, keepdim=True)",
     "row_mean": "torch.mean({0}, -1, keepdim=True)",
     "row_max": "torch.amax({0}, -1, keepdim=True)",
+    "transpose": "({0}).mT",
     "row_size": "{0}.shape[-1]",
     "total": "torch.sum({0}, (-2, -1), keepdim=True)",
     "total_size": "({0}.shape[-2] * {0}.shape[-1])",

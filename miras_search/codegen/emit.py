@@ -59,6 +59,8 @@ def lower_formulas(design: Design) -> Lowered:
         lower(design.retention, "scale", into=out)
     if design.retention.klass == "feedback":
         lower(design.retention, "feedback", into=out)
+    if design.retention.klass == "multiplicative":
+        lower(design.retention, "update", into=out)
     return out
 
 
@@ -67,16 +69,16 @@ def scanned(design: Design) -> bool:
     retention, algorithm = design.retention, design.algorithm
     return (
         (not retention.linear and algorithm.read_ == "exact")
-        or retention.klass == "feedback"
+        or retention.klass != "dual"
         or algorithm.orthogonal
-        or (retention.gated == "channel" and (not design.memory.linear or algorithm.momentum))
+        or (retention.gated in ("channel", "row") and (not design.memory.linear or algorithm.momentum))
     )
 
 
 def derived(design: Design) -> bool:
     """The backward of a chunk is written out: the dual form with one gate a token."""
     memory, algorithm = design.memory, design.algorithm
-    if not memory.parametric or algorithm.online or scanned(design) or design.retention.gated == "channel":
+    if not memory.parametric or algorithm.online or scanned(design) or design.retention.gated in ("channel", "row"):
         return False
     if algorithm.read_first or algorithm.last_only:
         return False
@@ -101,6 +103,7 @@ def flags(design: Design) -> dict[str, Any]:
         "TILE": 65536,
         "ACTIVATION": memory.activation,
         "LAYERS": memory.depth_,
+        "INPUTS": memory.inputs_,
         "NORM": memory.normalised,
         "RESIDUAL": memory.residual_,
         "OFFSET": memory.offset_,
@@ -113,10 +116,12 @@ def flags(design: Design) -> dict[str, Any]:
         "DELTA_START": bias.delta_,
         "DELTA_NORM": bias.of_norm,
         "GATE": retention.gated,
-        "CONSTANT_DECAY": retention.decay_ == "constant",
+        "DECAY": retention.decay_,
+        "SCHEDULE": retention.schedule_,
         "MIRROR": not retention.linear,
         "SCALING": retention.scaling,
         "FEEDBACK": retention.klass == "feedback",
+        "MULTIPLICATIVE": retention.klass == "multiplicative",
         "LEARNED_START": memory.parametric and memory.initial_ == "learned",
         "ALPHA_START": getattr(retention, "bias", 4.0),
         "MOMENTUM": algorithm.momentum,
@@ -226,12 +231,17 @@ def _equations(design: Design) -> str:
     else:
         where = "" if design.state_free else f"   W = {start}, t' the start of the chunk of {algorithm.chunk_} tokens"
         lines.append(f"g_t = d l(M(W, k_t), v_t) / dW{where}")
+        momentum, move = "", f"{minus} eta_t g_t"
         if algorithm.orthogonal:
-            lines.append(f"N_t = mu_t N_t-1 - g_t,   S_t = {gate}S_t-1 {plus} eta_t NS(N_t)")
+            momentum, move = "N_t = mu_t N_t-1 - g_t,   ", f"{plus} eta_t NS(N_t)"
         elif algorithm.momentum:
-            lines.append(f"N_t = mu_t N_t-1 {minus} eta_t g_t,   S_t = {gate}S_t-1 + N_t")
+            momentum, move = f"N_t = mu_t N_t-1 {minus} eta_t g_t,   ", "+ N_t"
+        if retention.klass == "multiplicative":
+            write = move.removeprefix("- ") if move.startswith("- ") else f"-{move.removeprefix('+ ')}"
+            lines.append(f"{momentum}S_t = update(S_t-1, {gate.strip() or '1'}, {write})")
         else:
-            lines.append(f"S_t = {gate}S_t-1 {minus} eta_t g_t")
+            kept = "feedback(S_t-1)" if retention.klass == "feedback" else "S_t-1"
+            lines.append(f"{momentum}S_t = {gate}{kept} {move}")
         if algorithm.last_only:
             lines.append("for the last weight matrix; the others keep their initial value")
         psi = psi.replace("S_t", f"S_{read_at}")

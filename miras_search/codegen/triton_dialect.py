@@ -29,6 +29,7 @@ TRITON: dict[str, str] = {
     "row_max": "tl.max({0}, axis=1, keep_dims=True)",
     # A tile of one number: the interpreter cannot divide a size, a constexpr, by a tile.
     "row_size": "tl.full([1, 1], {0}.shape[1], tl.float32)",
+    "transpose": "tl.trans({0})",
     "total": "tl.sum(tl.sum({0}, axis=1, keep_dims=True), axis=0, keep_dims=True)",
     "total_size": "tl.full([1, 1], {0}.shape[0] * {0}.shape[1], tl.float32)",
 }
@@ -38,7 +39,7 @@ TRITON: dict[str, str] = {
 def has_kernels(design: Design) -> bool:
     """A linear memory with identity mirror and scalar gate, written by frozen-chunk gradients and read exactly."""
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
-    written = memory.linear and retention.linear and retention.gated != "channel" and retention.klass == "dual"
+    written = memory.linear and retention.linear and retention.gated in ("none", "scalar") and retention.klass == "dual"
     learned = algorithm.parametric and not (algorithm.online or algorithm.momentum) and algorithm.chunk_ <= 64
     plain = not (algorithm.ascent or algorithm.read_first)
     return written and learned and plain and algorithm.read_ == "exact"

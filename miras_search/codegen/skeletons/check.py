@@ -19,12 +19,14 @@ from miras_search.codegen.skeletons.slots import (
     FEEDBACK,
     GATE,
     IMPLICIT,
+    INPUTS,
     LAST_ONLY,
     LAYERS,
     LEARNED_START,
     LEAST_SQUARES,
     MIRROR,
     MOMENTUM,
+    MULTIPLICATIVE,
     NORM,
     ONLINE,
     ORTHOGONAL,
@@ -38,6 +40,7 @@ from miras_search.codegen.skeletons.slots import (
     retention_initial,
     retention_psi,
     retention_scale,
+    retention_update,
 )
 
 
@@ -56,7 +59,9 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             alpha = [gates["log_alpha"][:, t, :, None, None].exp()] * LAYERS
         if GATE == "channel":
             kept = gates["log_alpha"][:, t].exp()
-            alpha = [kept[..., None, :] if i == 0 else kept[..., None] for i in range(LAYERS)]
+            alpha = [kept[..., None, :] if i < INPUTS else kept[..., None] for i in range(LAYERS)]
+        if GATE == "row":
+            alpha = [gates["log_alpha"][:, t, ..., None].exp()]
         if ONLINE:
             if DECAY_FIRST:
                 frozen = [a * s for a, s in zip(alpha, states, strict=True)]
@@ -104,7 +109,11 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
                 change = momenta[i]
             if ORTHOGONAL:
                 change = eta * orthogonalise(momenta[i])
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            if MULTIPLICATIVE:
+                after = retention_update(before, alpha[i], -change)
+            else:
+                after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         if READ != "stale":
             if READ_FIRST:
                 readable = earlier
@@ -189,8 +198,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = [dim] if GATE in ("channel", "row") else []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([dim] if GATE == "channel" else [])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     if LEARNED_START:
         initial = {f"state_{i}": retention_initial(draw(heads, *s)) for i, s in enumerate(weight_shapes(dim))}

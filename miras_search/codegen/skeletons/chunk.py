@@ -13,11 +13,13 @@ from miras_search.codegen.skeletons.slots import (
     DECOUPLED,
     FEEDBACK,
     GATE,
+    INPUTS,
     LAST_ONLY,
     LAYERS,
     LEAST_SQUARES,
     MIRROR,
     MOMENTUM,
+    MULTIPLICATIVE,
     ONLINE,
     ORTHOGONAL,
     READ,
@@ -28,6 +30,7 @@ from miras_search.codegen.skeletons.slots import (
     retention_feedback,
     retention_psi,
     retention_scale,
+    retention_update,
 )
 
 
@@ -57,11 +60,15 @@ def per_channel(l: Tensor) -> Tensor:
 def chunk_online(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form).
+    """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
     """
+    if GATE == "row":
+        # As if every value channel were a head, with one decay a token.
+        state, q, k, v = state.unsqueeze(-2), q.unsqueeze(2), k.unsqueeze(2), v.mT.unsqueeze(-1)
+        log_alpha, eta, erase = log_alpha.mT, eta.unsqueeze(2), erase.unsqueeze(2)
     time_axis = -2 if GATE == "channel" else -1
     l = log_alpha.cumsum(time_axis)
     if DECAY_FIRST:
@@ -78,7 +85,10 @@ def chunk_online(
         y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
     kept = state * per_channel(end).exp()
-    return y, kept + u.mT @ (k * per_channel(end - l).exp())
+    new = kept + u.mT @ (k * per_channel(end - l).exp())
+    if GATE == "row":
+        y, new = y.squeeze(-1).mT, new.squeeze(-2)
+    return y, new
 
 
 def chunk_least_squares(
@@ -171,6 +181,21 @@ def chunk_dual(
         else:
             z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
         return head(z, q, norm), new, momenta
+    if GATE == "row":
+        l = log_alpha.cumsum(-2)
+        end = l[..., -1:, :]
+        g = gs[0] * eta[..., None]
+        new = [states[0] * end.mT.exp() - (g * (end - l).exp()).mT @ xs[0]]
+        if READ == "stale":
+            return predict(frozen, q, norm), new, momenta
+        if READ_FIRST:
+            seen = l - log_alpha
+            faded = lower_decay(seen.mT, l.mT, strict=1)  # [B, H, V, C, C]
+        else:
+            seen = l
+            faded = lower_decay(l.mT, l.mT)  # [B, H, V, C, C]
+        z = seen.exp() * (q @ states[0].mT) - torch.einsum("bhti,bhvti,bhiv->bhtv", q @ xs[0].mT, faded, g)
+        return head(z, q, norm), new, momenta
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
     total = log_alpha.sum(-1)[..., None, None].exp()
     new, new_momenta = [], []
@@ -262,7 +287,9 @@ def chunk_scan(
                 continue
         state = states[i]
         if GATE == "channel":
-            kept = alpha[..., None, :] if i == 0 else alpha[..., :, None]
+            kept = alpha[..., None, :] if i < INPUTS else alpha[..., :, None]
+        elif GATE == "row":
+            kept = alpha[..., :, None]
         else:
             kept = alpha[..., None, None]
         if ORTHOGONAL:
@@ -296,7 +323,12 @@ def chunk_scan(
                 write = momentum
                 if filled is not None:
                     write = write * filled[:, t, None, None, None]
-            if FEEDBACK:
+            if MULTIPLICATIVE:
+                after = retention_update(state, kept[..., t, :, :], -write)
+                if filled is not None:
+                    after = torch.where(filled[:, t, None, None, None], after, state)
+                state = after
+            elif FEEDBACK:
                 before = retention_feedback(state)
                 if filled is not None:
                     before = torch.where(filled[:, t, None, None, None], before, state)

@@ -16,8 +16,8 @@ from miras_search.codegen.skeletons.recurrence import memory
 from miras_search.codegen.skeletons.slots import (
     ALPHA_START,
     CACHE,
-    CONSTANT_DECAY,
     CONV,
+    DECAY,
     DECOUPLED,
     DELTA_NORM,
     DELTA_START,
@@ -39,6 +39,7 @@ from miras_search.codegen.skeletons.slots import (
     REACH,
     RIDGE_START,
     ROPE,
+    SCHEDULE,
     SHUFFLED,
     STATE_FREE,
     STEP,
@@ -131,9 +132,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     if ORTHOGONAL:
         return STEP
@@ -155,12 +156,14 @@ def inner_step(start: list[Tensor], dim: int) -> float:
                 one = torch.ones(dim, **cpu)
                 answer = predict(weights, key, [one, 0.0 * one])[0]
                 rows = torch.eye(dim, **cpu)
-                written = leaves
+                found = torch.autograd.grad(answer, [*leaves, *weights], rows, is_grads_batched=True)
+                by_state, by_weight = found[:LAYERS], found[LAYERS:]
                 if LAST_ONLY:
-                    written = leaves[-1:]
-                jacobian = torch.autograd.grad(answer, written, rows, is_grads_batched=True)
-                flat = torch.cat([j.flatten(1) for j in jacobian], 1)
-                total += float(torch.linalg.matrix_norm(flat @ flat.mT, 2))
+                    by_state, by_weight = by_state[-1:], by_weight[-1:]
+                moved = (
+                    torch.cat([j.flatten(1) for j in by_state], 1) @ torch.cat([j.flatten(1) for j in by_weight], 1).mT
+                )
+                total += float(torch.linalg.matrix_norm(moved, 2))
         curvature = total / 4
     if not STATE_FREE:
         draw = torch.Generator("cpu").manual_seed(1)
@@ -216,12 +219,14 @@ class Layer(nn.Module):
                 self.eta = nn.Linear(width, heads * STEPS)
             if DECOUPLED:
                 self.erase = nn.Linear(width, heads)
-            if GATE == "scalar" and not CONSTANT_DECAY:
+            if GATE == "scalar" and DECAY == "data":
                 self.alpha: nn.Module = nn.Linear(width, heads)
-            if GATE == "channel" and not CONSTANT_DECAY:
+            if GATE in ("channel", "row") and DECAY == "data":
                 self.alpha = nn.Sequential(
                     nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width)
                 )
+            if DECAY == "learned":
+                self.alpha_logit = nn.Parameter(torch.empty(*((heads,) if GATE == "scalar" else (heads, dim))))
             if MOMENTUM:
                 self.mu = nn.Linear(width, heads)
             if THRESHOLD == "data":
@@ -237,8 +242,12 @@ class Layer(nn.Module):
                 self.norm_weight = nn.Parameter(torch.ones(heads, dim))
                 self.norm_bias = nn.Parameter(torch.zeros(heads, dim))
             self.register_buffer("step", torch.ones(()))
-            if CONSTANT_DECAY:
-                self.register_buffer("log_decay", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))))
+            if DECAY == "constant":
+                if SCHEDULE == "retnet":
+                    constant = torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads))))
+                else:
+                    constant = -(2.0 ** (-8.0 * (torch.arange(heads) + 1.0) / heads))
+                self.register_buffer("log_decay", constant)
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
         if OUTPUT_GATE:
             self.gate = nn.Linear(width, width, bias=False)
@@ -249,9 +258,11 @@ class Layer(nn.Module):
         """Gates start at their documented values; the step is measured on the initial memory."""
         if CACHE:
             return
-        if GATE != "none" and not CONSTANT_DECAY:
+        if GATE != "none" and DECAY == "data":
             last = list(self.alpha.modules())[-1]
             nn.init.constant_(last.get_parameter("bias"), ALPHA_START)
+        if DECAY == "learned":
+            nn.init.constant_(self.alpha_logit, ALPHA_START)
         if STEP_GATED:
             nn.init.constant_(self.eta.bias, -math.log(REACH - 1.0))
         if DECOUPLED:
@@ -286,7 +297,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         if STEP_GATED:
             eta = eta * REACH * torch.sigmoid(self.eta(x))
@@ -294,15 +305,15 @@ class Layer(nn.Module):
         if DECOUPLED:
             found["erase"] = self.step * REACH * torch.sigmoid(self.erase(x))
         if GATE != "none":
-            if CONSTANT_DECAY:
-                log_alpha = self.log_decay.expand(*x.shape[:2], self.heads)
+            if DECAY == "constant":
+                log_alpha = self.log_decay.expand(*x.shape[:2], -1)
+            elif DECAY == "learned":
+                log_alpha = torch.nn.functional.logsigmoid(self.alpha_logit)
+                log_alpha = log_alpha.expand(*x.shape[:2], *log_alpha.shape)
             else:
                 log_alpha = torch.nn.functional.logsigmoid(self.alpha(x))
-            if GATE == "channel":
-                if CONSTANT_DECAY:
-                    log_alpha = log_alpha[..., None].expand(*x.shape[:2], self.heads, self.dim)
-                else:
-                    log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
+            if GATE in ("channel", "row"):
+                log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
             found["log_alpha"] = log_alpha
             if STEP_TIED:
                 eta = -eta * log_alpha
@@ -317,9 +328,8 @@ class Layer(nn.Module):
             if THRESHOLD == "fixed":
                 found["delta"] = torch.full_like(eta, threshold_start(self.dim))
             elif THRESHOLD == "learned":
-                found["delta"] = threshold_start(self.dim) * torch.nn.functional.softplus(self.delta_logit).expand_as(
-                    eta
-                )
+                learned = torch.nn.functional.softplus(self.delta_logit)
+                found["delta"] = threshold_start(self.dim) * learned.expand_as(eta)
             else:
                 found["delta"] = threshold_start(self.dim) * torch.nn.functional.softplus(self.delta(x))
         found["eta"] = eta

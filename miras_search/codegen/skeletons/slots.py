@@ -16,6 +16,8 @@ TILE = 65536
 """Numbers in the largest activation of a group of rows: what stays in a core's cache."""
 
 LAYERS = 1
+INPUTS = 1
+"""How many of the weights, the first ones, are applied to the input itself."""
 NORM = False
 RESIDUAL = False
 OFFSET = False
@@ -35,10 +37,14 @@ THRESHOLD = "none"
 """`data`: predicted for every token; `learned`: one a head; `fixed`."""
 
 GATE = "none"
-CONSTANT_DECAY = False
+"""The shape of alpha: `none`, `scalar`, `channel` (key channels) or `row` (value channels)."""
+DECAY = "data"
+"""`data`: predicted for every token; `learned`: one a head or channel; `constant`: by SCHEDULE."""
+SCHEDULE = "retnet"
 MIRROR = False
 SCALING = False
 FEEDBACK = False
+MULTIPLICATIVE = False
 LEARNED_START = False
 ALPHA_START = 4.0
 
@@ -113,6 +119,11 @@ def retention_scale(s: Tensor) -> Tensor:
 def retention_feedback(s: Tensor) -> Tensor:
     """What the state becomes before it decays."""
     return s
+
+
+def retention_update(s: Tensor, alpha: Tensor, write: Tensor) -> Tensor:
+    """The next state of a multiplicative gate."""
+    return alpha * s - write
 
 
 def retention_initial(z: Tensor) -> Tensor:
