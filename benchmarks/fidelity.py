@@ -1,35 +1,47 @@
 """How far every named design is from an implementation that shares no code with it: `python benchmarks/fidelity.py`.
 
 Prints a row a design: with what it was compared, and the largest deviation of outputs and of gradients in float64, relative to
-the largest entry. `--markdown` prints the table of the docs. Needs the extra `dev` (flash-linear-attention).
+the largest entry. `--write` keeps it in miras_search/verified.json, for `miras-search designs` and the table of the docs; `--markdown`
+prints that table. Needs the extra `dev` (flash-linear-attention).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
 
 
 def main() -> None:
     from oracles import CASES, compare
     from problems import fast
 
+    from miras_search.named import Verified
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", action="store_true", help="print a markdown table")
-    markdown = parser.parse_args().markdown
-    if markdown:
-        print("| design | compared with | outputs | gradients |\n| --- | --- | --- | --- |")
+    parser.add_argument("--write", action="store_true", help="write miras_search/verified.json")
+    given = parser.parse_args()
+    found: dict[str, Verified] = {}
+    if given.markdown:
+        print("| design | compared with | outputs | gradients |\n|---|---|---|---|")
     for name, case in CASES.items():
-        found = compare(case(), fast)
-        gradients = f"{found.gradients:.0e}" + ("" if found.exact_gradients else " (differences)")
-        if markdown:
-            source = found.source.replace("|", "\\|")
-            print(f"| `{name}` | {source} | {found.outputs:.0e} | {gradients} |")
+        one = compare(case(), fast)
+        entry = Verified(one.source, float(f"{one.outputs:.0e}"), float(f"{one.gradients:.0e}"), one.exact_gradients)
+        gradients = f"{entry.gradients:.0e}" + ("" if entry.exact else " (differences)")
+        if given.markdown:
+            source = entry.source.replace("|", "\\|")
+            print(f"| `{name}` | {source} | {entry.outputs:.0e} | {gradients} |", flush=True)
         else:
-            print(f"{name:18s} {found.outputs:.0e}  {gradients:20s} {found.source}")
+            print(f"{name:26s} {entry.outputs:.0e}  {gradients:20s} {entry.source}", flush=True)
+        found[name] = entry
+    if given.write:
+        text = json.dumps({name: entry._asdict() for name, entry in found.items()}, indent=1, ensure_ascii=False)
+        (ROOT / "miras_search" / "verified.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from miras_search import algorithm, bias, memory, retention
 from miras_search.choice import Choice
 from miras_search.codegen.dialect import TORCH
 from miras_search.design import refusals
-from miras_search.named import NAMED
+from miras_search.named import NAMED, verified
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("README.md", "CONTRIBUTING.md", "docs/design-space.md", "docs/fidelity.md", "docs/kernels.md")
@@ -91,6 +91,20 @@ def fidelity() -> str:
     )
 
 
+def verification() -> str:
+    """A row a published design: what it was compared with, and the largest deviations; from miras_search/verified.json."""
+    rows = (
+        (
+            f"`{name}`",
+            entry.source,
+            f"{entry.outputs:.0e}",
+            f"{entry.gradients:.0e}" + ("" if entry.exact else " (differences)"),
+        )
+        for name, entry in verified().items()
+    )
+    return table(("design", "compared with", "outputs", "gradients"), rows)
+
+
 def refused() -> str:
     """A row a reason why four choices are no model, with the way out; read from the source."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(refusals)))
@@ -142,6 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "algorithm": lambda: variants(algorithm.VARIANTS),
     "named": named,
     "fidelity": fidelity,
+    "verified": verification,
     "refusals": refused,
     "dialect": dialect,
     "anchors-recall": anchors("recall", "accuracy", 1.0),

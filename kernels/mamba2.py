@@ -8,9 +8,7 @@
     block: {conv: 4, residual_conv: 0, qk_norm: false, rope: false, output_gate: true, output: memory, values:
         own}
 
-g_t = d l(M(W, k_t), v_t) / dW
-S_t = alpha_t S_t-1 - eta_t g_t
-y_t = M(S_t, q_t)
+W_t = alpha_t W_t-1 + eta_t v_t k_t',   y_t = W_t q_t
 
 memory: Linear memory M(x) = W x.
 bias: Dot product: l = -<M(k), v>, so the write is v itself (Hebb; Miras Eq 8).

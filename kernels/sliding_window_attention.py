@@ -7,7 +7,7 @@
     block: {conv: 4, residual_conv: 0, qk_norm: false, rope: true, output_gate: true, output: memory, values:
         own}
 
-y_t = sum_i softmax_i(q_t'k_i / sqrt(d)) v_i over the tokens stored so far
+y_t = sum_i softmax_i(q_t'k_i / sqrt(d)) v_i over the last 64 tokens
 
 Paper: Beltagy et al. 2020, arXiv 2004.05150; Ren et al. 2024, arXiv 2406.07522 (Samba).
 Fidelity: Softmax attention over the last 64 tokens, the token itself among them; Samba takes 2,048.

@@ -8,9 +8,12 @@ sliding-window attention in turn.
 from __future__ import annotations
 
 import difflib
+import json
+from functools import cache
+from importlib import resources
 from typing import NamedTuple
 
-from miras_search.algorithm import GradientDescent, Momentum, Nonparametric
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, Nonparametric
 from miras_search.bias import L2, Dot, Huber, Lp
 from miras_search.design import Block, Design
 from miras_search.errors import DesignError
@@ -33,6 +36,29 @@ class Hybrid(NamedTuple):
     pattern: tuple[str, ...]
     paper: str
     fidelity: str
+
+
+class Verified(NamedTuple):
+    """Code that shares nothing with ours, and the largest deviation of the emitted module from it in float64.
+
+    `outputs` and `gradients` are relative to the largest entry; `exact`: its gradients by autograd, else by differences.
+    """
+
+    source: str
+    outputs: float
+    gradients: float
+    exact: bool
+
+    def __str__(self) -> str:
+        gradients = f"{self.gradients:.0e}{'' if self.exact else ' (differences)'}"
+        return f"{self.source}: outputs {self.outputs:.0e}, gradients {gradients}"
+
+
+@cache
+def verified() -> dict[str, Verified]:
+    """What each design was compared with, as `benchmarks/fidelity.py --write` measured it."""
+    text = resources.files("miras_search").joinpath("verified.json").read_text(encoding="utf-8")
+    return {name: Verified(**entry) for name, entry in json.loads(text).items()}
 
 
 _DOT = GradientDescent(step_gate="constant")
@@ -129,6 +155,12 @@ NAMED: dict[str, Named] = {
         ),
         "Yang et al. 2024, arXiv 2412.06464",
         "Exact recurrence, decay first. alpha = sigmoid(w x + 4) where the authors take Mamba2's parametrisation.",
+    ),
+    "longhorn": Named(
+        Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=Implicit()),
+        "Liu et al. 2024, arXiv 2407.14207",
+        "The closed form of the implicit step with the whole k k', as Miras' Table 1 has it; the authors' recurrence keeps its "
+        "diagonal, and has a step a channel. The step is 2 sigmoid(w x) where theirs is sigmoid(w x).",
     ),
     "ttt-linear": Named(
         Design(

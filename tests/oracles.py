@@ -165,6 +165,25 @@ def ttt_linear() -> Case:
     return Case(p, p.leaves | {"eta": step}, other, "fla ttt naive (its writes; the paper's read)")
 
 
+def longhorn() -> Case:
+    """arXiv 2407.14207, the minimiser itself: (W_{t-1} + eta v k') (I + eta k k')^-1, by numpy's solver."""
+    p = problem(NAMED["longhorn"].design, 37)
+
+    def forward(given: Mapping[str, Array]) -> Array:
+        q, k, v, eta = (given[n].swapaxes(1, 2) for n in ("q", "k", "v", "eta"))
+        w = np.broadcast_to(given["state_0"], (len(q), *given["state_0"].shape))
+        answers = []
+        for t in range(q.shape[2]):
+            step = eta[:, :, t, None, None]
+            target = w + step * v[:, :, t, :, None] * k[:, :, t, None, :]
+            curvature = np.eye(k.shape[-1]) + step * k[:, :, t, :, None] * k[:, :, t, None, :]
+            w = np.linalg.solve(curvature, target.swapaxes(-1, -2)).swapaxes(-1, -2)
+            answers.append(np.einsum("bhvk,bhk->bhv", w, q[:, :, t]))
+        return np.stack(answers, 1)
+
+    return _numerical(p, forward, "numpy, arXiv 2407.14207: argmin eta ||W k - v||^2 + ||W - W'||^2, solved")
+
+
 def softmax_attention(name: str) -> Case:
     """The formula, with numpy's exponentials and an explicit mask."""
     p = problem(NAMED[name].design, 37)
@@ -365,6 +384,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "hgrn2": lambda: gla("hgrn2"),
     "deltanet": deltanet,
     "gated-deltanet": gated_deltanet,
+    "longhorn": longhorn,
     "ttt-linear": ttt_linear,
     **{name: lambda name=name: deep(name) for name in RULES},  # type: ignore[misc]
 }

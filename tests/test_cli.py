@@ -16,14 +16,29 @@ import pandas as pd
 import pytest
 
 from miras_search import cli, named
+from miras_search.candidate import Backbone, Candidate
 from miras_search.cli import terminal
+from miras_search.codegen.emit import emit, equations
 from miras_search.ledger import Ledger
 from miras_search.runs import RunFolder
 from miras_search.space.schema import json_schema
 from miras_search.space.shipped import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ("validate", "schema", "designs", "tasks", "emit", "train", "sweep", "status", "results", "report", "export")
+VERBS = (
+    "validate",
+    "schema",
+    "designs",
+    "explain",
+    "tasks",
+    "emit",
+    "train",
+    "sweep",
+    "status",
+    "results",
+    "report",
+    "export",
+)
 
 TINY = """
 name: tiny
@@ -117,13 +132,55 @@ def test_looking_needs_no_torch(place: Path) -> None:
 import sys
 from miras_search.cli import app
 from miras_search.cli.terminal import run
-for args in (["validate", "quickstart"], ["designs"], ["tasks"], ["schema"], ["emit", "yaad"], ["emit", "tiny:"],
+for args in (["validate", "quickstart"], ["designs"], ["explain", "yaad"], ["tasks"], ["schema"], ["emit", "yaad"], ["emit", "tiny:"],
              ["status", "tiny"], ["results", "tiny"]):
     run(app, args)
     assert not {"torch", "ray"} & set(sys.modules), args
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=place, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_near_names_the_nearest_and_what_differs(miras: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "{memory: mlp, bias: {kind: huber, form: norm}, retention: l2, algorithm: {kind: momentum, chunk: 8}}"
+    )
+    first = miras.json("designs", "--near", str(file))[0]
+    assert first == {
+        "name": "yaad-r",
+        "distance": 4,
+        "differences": [["algorithm.kind", "momentum", "gradient_descent"]],
+    }
+    text = miras.ok("designs", "--near", str(file))
+    assert "yaad-r  1 choice away" in text
+    assert "titans-lmm  1 choice and 1 field away" in text
+    distances = [entry["distance"] for entry in miras.json("designs", "--near", "yaad-r")]
+    assert distances == sorted(distances)
+    assert distances[0] == 0
+    file.write_text(named.get("memora").to_yaml())
+    assert "memora  the same function" in miras.ok("designs", "--near", str(file))
+    inside = {entry["name"] for entry in miras.json("designs", "--near", "quickstart") if not entry["distance"]}
+    assert inside == {"yaad-r", "moneta-r"}
+
+
+def test_explain(miras: Cli, here: Path) -> None:
+    size = Backbone(width=96, layers=4, heads=3)
+    design, pattern = named.composition("yaad-h")
+    text = miras.ok(
+        "explain", "yaad-h", "--set", "backbone.width=96", "--set", "backbone.heads=3", "--set", "backbone.layers=4"
+    )
+    candidate = Candidate(design=design, backbone=size.over(pattern))
+    costs = candidate.parameters(257), candidate.state_bytes(1024), candidate.flops_per_token(1024)
+    assert all(f"{n:,}" in text for n in costs)
+    assert "yaad-h, 2 of 4 layers: sliding-window-attention" in text
+    about = miras.json("explain", "yaad", "--source")
+    assert about["memories"][0]["source"] == emit(named.get("yaad"))
+    assert about["memories"][0]["equations"] == equations(named.get("yaad").canonical()).splitlines()
+    (here / "mine.yaml").write_text("{memory: matrix, bias: l2, retention: l2, algorithm: gradient_descent}")
+    assert "Nearest published design: gated-deltanet; here algorithm." in miras.ok("explain", "mine.yaml")
+    said = miras("explain", "yaad", "--set", "optimiser.lr={log_float: [1e-3, 1e-2]}")
+    assert (said.code, "optimiser.lr is open" in said.err) == (2, True)
 
 
 def test_the_entry_point(miras: Cli) -> None:
@@ -170,10 +227,14 @@ def test_schema(miras: Cli, tmp_path: Path) -> None:
 def test_designs_and_tasks(miras: Cli) -> None:
     text = miras.ok("designs")
     found = miras.json("designs")
-    assert [entry["name"] for entry in found] == list(named.NAMED)
+    assert [entry["name"] for entry in found] == list(named.MODELS)
     for entry in found:
         assert entry["fidelity"] in text
         assert entry["paper"] in text
+        if entry["name"] in named.HYBRIDS:
+            assert f"{entry['name']}: layers of {' and '.join(entry['layers'])}" in text
+            continue
+        assert f"Verified by {entry['verified']}." in text
         assert "\n" not in entry["recurrence"]
         assert named.get(entry["name"]).fingerprint == entry["fingerprint"]
     tasks = {entry["kind"]: entry for entry in miras.json("tasks")}

@@ -40,7 +40,19 @@ LAYERS = [
 """A module, or a package, in the order of the pipeline; those of one line do not import one another."""
 
 INSIDE = {
-    "space": ("marks", "domain", "fields", "settings", "shipped", "grammar", "counting", "reader", "schema", "space"),
+    "space": (
+        "marks",
+        "domain",
+        "fields",
+        "settings",
+        "shipped",
+        "grammar",
+        "counting",
+        "reader",
+        "schema",
+        "space",
+        "near",
+    ),
     "search": (
         "outcomes",
         "leaders",

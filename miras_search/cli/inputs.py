@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from miras_search import named
-from miras_search.candidate import Candidate, Part
+from miras_search.candidate import Backbone, Candidate, Part
 from miras_search.choice import variants
 from miras_search.design import Design
 from miras_search.errors import DesignError, RunError, SpaceError
@@ -20,7 +22,9 @@ from miras_search.space import Space
 from miras_search.space.domain import Middle, Struct
 from miras_search.space.grammar import parse_fields
 from miras_search.space.marks import Problems, Source, nearest, read
-from miras_search.space.shipped import read_text
+from miras_search.space.near import Near, near_space
+from miras_search.space.near import near as near_design
+from miras_search.space.shipped import read_text, shipped
 
 RUNS = Path("runs")
 """Where runs are, under the current folder."""
@@ -136,6 +140,50 @@ def composition(given: str) -> tuple[Design, tuple[Part, ...]]:
     if not hint.startswith("did you mean"):
         hint = "see `miras-search designs`, or give a YAML file, or RUN:KEY"
     raise DesignError(f"no design is named {given!r}", hint=hint)
+
+
+def candidate(given: str, overrides: Sequence[str]) -> Candidate:
+    """A design, or a hybrid, in a model of a size.
+
+    Args:
+        given: as for `design`.
+        overrides: `PATH=VALUE` as in a space, `backbone.width=512`.
+
+    Raises:
+        DesignError, SpaceError, RunError: likewise; also for a path that is neither of the design nor of the backbone.
+    """
+    what, pattern = composition(given)
+    backbone = Backbone(layers=max(Backbone.model_fields["layers"].default, len(pattern)), pattern=pattern)
+    text = {
+        "design": what.model_dump(mode="json"),
+        "backbone": backbone.model_dump(mode="json"),
+        "task": "mqar",
+        "budget": {"tokens": 1},
+    }
+    space = Space.from_text(json.dumps(text), "explain", overrides)
+    axis = next(iter(space.axes()), None)
+    if axis is not None:
+        raise SpaceError(f"{axis.path} is open: {axis}", where="--set", hint="give it one value")
+    return space.candidate(space.draw(Middle()))
+
+
+def near(given: str) -> list[Near]:
+    """The published designs by their distance from a design, or from a space.
+
+    Args:
+        given: as for `design`; or a space, in YAML or shipped, whose open fields agree with whatever they allow.
+
+    Raises:
+        DesignError, SpaceError, RunError: likewise.
+    """
+    path = Path(given).expanduser()
+    if given in shipped():
+        return near_space(Space.load(given))
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        root = read(Source(given, read_text(path)))
+        if isinstance(root.value, dict) and {"tasks", "task"} & set(root.value):
+            return near_space(Space.load(path))
+    return near_design(design(given))
 
 
 def _of_trial(run: RunFolder, key: str) -> tuple[Design, tuple[Part, ...]]:

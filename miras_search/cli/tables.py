@@ -16,14 +16,16 @@ from miras_search.sweep.progress import duration, number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from miras_search.candidate import Candidate
     from miras_search.cli.overview import Overview
-    from miras_search.design import Design
     from miras_search.search import Leader
     from miras_search.space import Space
+    from miras_search.space.near import Near
     from miras_search.sweep.driver import Summary
     from miras_search.sweep.estimate import Estimate
     from miras_search.sweep.single import Again
 
+CHOICES = ("memory", "bias", "retention", "algorithm")
 PIPED = 1000
 """Columns where stdout is no terminal: nothing is wrapped or cut."""
 ROWS = 50
@@ -146,27 +148,152 @@ def space_json(space: Space) -> dict[str, Any]:
     }
 
 
-def designs(entries: Sequence[Mapping[str, Any]]) -> None:
-    """`designs`: name, choices and recurrence, then where it is from and how faithful it is."""
+def designs(entries: Sequence[Mapping[str, Any]], hybrids: Sequence[Mapping[str, Any]]) -> None:
+    """`designs`: choices and fingerprint, then recurrence, source, fidelity and what it was verified by."""
     out = console()
     grid(
         out,
-        [[e["name"], *(e[c] for c in ("memory", "bias", "retention", "algorithm")), e["fingerprint"]] for e in entries],
-        ("design", "memory", "bias", "retention", "algorithm", "fingerprint"),
+        [[e["name"], *(e[c] for c in CHOICES), e["fingerprint"]] for e in entries],
+        ("design", *CHOICES, "fingerprint"),
     )
     for entry in entries:
         heading(out, entry["name"])
-        for text in (entry["recurrence"], entry["paper"], entry["fidelity"]):
-            out.print(
-                Padding(Text(text), (0, 0, 0, 2)) if out.is_terminal else f"  {text}", soft_wrap=not out.is_terminal
-            )
+        _lines(out, entry["recurrence"], entry["paper"], entry["fidelity"], f"Verified by {entry['verified']}.")
+    for entry in hybrids:
+        heading(out, f"{entry['name']}: layers of {' and '.join(entry['layers'])}")
+        _lines(out, entry["paper"], entry["fidelity"])
 
 
-def design_json(name: str, design: Design, paper: str, fidelity: str, recurrence: str) -> dict[str, Any]:
+def _lines(out: Console, *texts: str) -> None:
+    for text in texts:
+        out.print(Padding(Text(text), (0, 0, 0, 2)) if out.is_terminal else f"  {text}", soft_wrap=not out.is_terminal)
+
+
+def design_json(name: str) -> dict[str, Any]:
     """An entry of `designs`."""
-    kinds = {part: getattr(design, part).kind for part in ("memory", "bias", "retention", "algorithm")}
-    entry: dict[str, Any] = {"name": name, **kinds, "fingerprint": design.fingerprint, "recurrence": recurrence}
-    return entry | {"paper": paper, "fidelity": fidelity, "design": design.model_dump(mode="json")}
+    from miras_search.codegen.emit import recurrence
+    from miras_search.named import NAMED, verified
+
+    design, paper, fidelity = NAMED[name]
+    kinds = {part: getattr(design, part).kind for part in CHOICES}
+    entry: dict[str, Any] = {"name": name, **kinds, "fingerprint": design.fingerprint, "recurrence": recurrence(design)}
+    entry |= {"paper": paper, "fidelity": fidelity, "verified": str(verified()[name])}
+    return entry | {"design": design.model_dump(mode="json")}
+
+
+def hybrid_json(name: str) -> dict[str, Any]:
+    """An entry of `designs` that is a model of two designs."""
+    from miras_search.named import HYBRIDS, label
+
+    entry = HYBRIDS[name]
+    layers = [label(entry.design) if part == "design" else part for part in entry.pattern]
+    return {"name": name, "layers": layers, "paper": entry.paper, "fidelity": entry.fidelity}
+
+
+def near(found: Sequence[Near]) -> None:
+    """`designs --near`: the nearest, and what differs from each."""
+    out = console()
+    for i, entry in enumerate(found):
+        if i:
+            out.print()
+        kinds = sum(path.endswith(".kind") for path, _, _ in entry.differences)
+        fields = len(entry.differences) - kinds
+        told = [f"{n} {word}{'s' * (n > 1)}" for n, word in ((kinds, "choice"), (fields, "field")) if n]
+        away = f"  {' and '.join(told)} away" if told else "  the same function"
+        out.print(Text.assemble((entry.name, "bold"), away), soft_wrap=True)
+        if entry.differences:
+            grid(out, [(p, _value(a), _value(b)) for p, a, b in entry.differences], ("field", "here", entry.name))
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def explain_json(candidate: Candidate, vocab: int, context: int) -> dict[str, Any]:
+    """`explain --json`: of every memory its coordinates and equations; of the model its cost."""
+    from miras_search.candidate import layer_parameters
+    from miras_search.codegen.emit import equations
+    from miras_search.named import MODELS, label, verified
+    from miras_search.space.near import near as nearest
+
+    size = candidate.backbone
+    memories = []
+    for design, layers in candidate.memories.items():
+        name = label(design)
+        known = MODELS.get(name)
+        memories.append(
+            {
+                "name": name,
+                "fingerprint": design.fingerprint,
+                "structure": design.structure,
+                "layers": layers,
+                "design": design.model_dump(mode="json"),
+                "meaning": {part: type(getattr(design, part)).summary() for part in CHOICES},
+                "equations": equations(design).splitlines(),
+                "paper": known.paper if known else None,
+                "fidelity": known.fidelity if known else None,
+                "verified": str(verified()[name]) if name in verified() else None,
+                "near": None if known else nearest(design)[0]._asdict(),
+                "parameters_per_layer": layer_parameters(design, size.width, size.heads),
+            }
+        )
+    cost = {
+        "parameters": candidate.parameters(vocab),
+        "state_bytes": candidate.state_bytes(context),
+        "buffer_bytes": candidate.buffer_bytes(),
+        "flops_per_token": candidate.flops_per_token(context),
+    }
+    at = {**size.model_dump(mode="json", exclude={"pattern"}), "vocab": vocab, "context": context}
+    return {"name": candidate.label, "memories": memories, "cost": cost, "at": at}
+
+
+def explain(about: Mapping[str, Any]) -> None:
+    """`explain`."""
+    out = console()
+    for i, entry in enumerate(about["memories"]):
+        title = entry["name"] or entry["fingerprint"]
+        if len(about["memories"]) > 1:
+            title = f"{about['name'] or 'hybrid'}, {entry['layers']} of {about['at']['layers']} layers: {title}"
+        heading(out, title) if i else out.print(Text(title, style="bold"))
+        design = entry["design"]
+        rows = [(part, design[part]["kind"], _fields(design[part]), entry["meaning"][part]) for part in CHOICES]
+        grid(out, [*rows, ("block", "", _fields(design["block"]), "")])
+        out.print()
+        _lines(out, *entry["equations"])
+        if entry["paper"]:
+            out.print()
+            _lines(out, entry["paper"], entry["fidelity"])
+        if entry["verified"]:
+            _lines(out, f"Verified by {entry['verified']}.")
+        if entry["near"]:
+            differs = ", ".join(f"{p} {_value(a)} for {_value(b)}" for p, a, b in entry["near"]["differences"])
+            out.print()
+            _lines(out, f"Nearest published design: {entry['near']['name']}; here {differs}.")
+        out.print()
+        _lines(out, f"fingerprint {entry['fingerprint']}, structure {entry['structure']}")
+    cost, at = about["cost"], about["at"]
+    heading(out, f"cost of a model: {', '.join(f'{name} {value:g}' for name, value in at.items())}")
+    layers = ", ".join(f"{entry['parameters_per_layer']:,}" for entry in about["memories"])
+    grid(
+        out,
+        [
+            ("parameters", f"{cost['parameters']:,}", f"{layers} in a memory layer"),
+            (
+                "state",
+                f"{cost['state_bytes']:,} bytes",
+                f"a sequence, float32; and {cost['buffer_bytes']:,} of buffers",
+            ),
+            ("operations", f"{cost['flops_per_token']:,}", "a token, forward"),
+        ],
+    )
+    for entry in about["memories"]:
+        if "source" in entry:
+            out.print()
+            print(entry["source"], end="")
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value) or 'none'}" for name, value in values.items() if name != "kind")
 
 
 def tasks(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -101,18 +101,65 @@ def schema(
     write(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", out)
 
 
-@_verb("miras-search designs --json | jq '.[].name'")
-def designs(as_json: Json = False) -> None:
-    """List the published designs: choices, paper, fidelity."""
-    from miras_search.cli import tables
-    from miras_search.codegen.emit import recurrence
-    from miras_search.named import NAMED
+@_verb("miras-search designs --json | jq '.[].name'", "miras-search designs --near my.yaml")
+def designs(
+    *,
+    near: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Which are nearest to this design or space, and what differs; or RUN:KEY."),
+    ] = None,
+    plugin: Plugins,
+    as_json: Json = False,
+) -> None:
+    """List the published designs: choices, recurrence, paper, fidelity, what each was verified by.
 
-    entries = [tables.design_json(name, *entry, recurrence(entry.design)) for name, entry in NAMED.items()]
+    Hybrids, models of two designs in turn, come last.
+    """
+    from miras_search.cli import inputs, tables
+    from miras_search.named import HYBRIDS, NAMED
+
+    if near is not None:
+        found = inputs.near(near)
+        if as_json:
+            print_json([entry._asdict() for entry in found])
+        else:
+            tables.near(found[:3])
+        return
+    entries = [tables.design_json(name) for name in NAMED]
+    hybrids = [tables.hybrid_json(name) for name in HYBRIDS]
     if as_json:
-        print_json(entries)
+        print_json([*entries, *hybrids])
     else:
-        tables.designs(entries)
+        tables.designs(entries, hybrids)
+
+
+@_verb("miras-search explain yaad --set backbone.width=512", "miras-search explain first:3f2a --source")
+def explain(
+    design: Annotated[str, typer.Argument(metavar="DESIGN", help=DESIGN)],
+    *,
+    context: Annotated[int, typer.Option(min=1, help="Tokens a row, for what attention costs.")] = 1024,
+    vocab: Annotated[int, typer.Option(min=1, help="Tokens of the vocabulary.")] = 257,
+    source: Annotated[bool, typer.Option("--source", help="Print the emitted module as well.")] = False,
+    set_: Set,
+    plugin: Plugins,
+    as_json: Json = False,
+) -> None:
+    """Say what a design is: coordinates, equations, cost, nearest published design.
+
+    The cost is that of a whole model; --set backbone.width=512 and the like give its size.
+    """
+    from miras_search.cli import inputs, tables
+    from miras_search.codegen.emit import emit as emit_source
+
+    candidate = inputs.candidate(design, set_)
+    about = tables.explain_json(candidate, vocab, context)
+    if source:
+        for entry, memory in zip(about["memories"], candidate.memories, strict=True):
+            entry["source"] = emit_source(memory)
+    if as_json:
+        print_json(about)
+    else:
+        tables.explain(about)
 
 
 @_verb("miras-search tasks")
