@@ -52,9 +52,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output': 'memory',
            'values': 'own'}}
 CHUNK = 1
-CHUNKED = False
 LAYERS = 1
-NORM = False
 EXPANSION = 1
 DELTA_START = 1.0
 GATE = 'none'
@@ -136,6 +134,15 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     shape = (*layout.slot.shape, *[1] * (y.ndim - 2))
     taken = y.gather(1, layout.slot.view(shape).expand(*layout.slot.shape, *y.shape[2:]))
     return taken if valid is None else taken * valid.view(shape)
+
+
+def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
+    """The flat arguments, in their four groups."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -269,15 +276,6 @@ class Recurrence(torch.autograd.Function):
         return (None, None, *dcarry, *dtokens, *dshared)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
-    groups, start = [], 0
-    for size in sizes:
-        groups.append(list(flat[start : start + size]))
-        start += size
-    return groups
-
-
 def state_names() -> list[str]:
     """Names of the carry, in its order."""
     layers = range(LAYERS)
@@ -321,8 +319,6 @@ def memory(
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
-    if CHUNKED and state is not None:
-        position = state["position"]
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
     eta = eta / (1.0 + eta * k.square().sum(-1))
@@ -439,8 +435,6 @@ class Layer(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
-        if NORM and dim == 1:
-            raise ValueError(f"heads of dimension 1 have no LayerNorm: width {width} needs fewer heads than {heads}")
         self.width, self.heads, self.dim = width, heads, dim
         mixed = 3 * width
         self.qkv = nn.Linear(width, mixed, bias=False)
