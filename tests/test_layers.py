@@ -52,6 +52,7 @@ INSIDE = {
         "schema",
         "space",
         "near",
+        "merging",
     ),
     "search": (
         "outcomes",

@@ -63,6 +63,8 @@ def grid(out: Console, rows: Iterable[Sequence[str]], heads: Sequence[str] = (),
 
 def space(space: Space) -> None:
     """`validate`: axes, size, exclusions, tasks."""
+    from miras_search.space.merging import merge
+
     out, size = console(), space.size()
     out.print(
         Text.assemble((space.name, "bold"), f": {space.description}" if space.description else ""), soft_wrap=True
@@ -78,9 +80,11 @@ def space(space: Space) -> None:
     counted = "not counted" if size.valid is None else f"{size.valid:,}"
     designs = "not counted" if size.valid_designs is None else f"{size.valid_designs:,}"
     rows = [
-        ("designs", f"{size.designs:,} combinations", f"{designs} valid"),
         ("candidates", f"{size.total:,} combinations", f"{counted} valid"),
+        ("designs", f"{size.designs:,} combinations", f"{designs} valid"),
     ]
+    if (merged := merge(space)) is not None:
+        rows.append(("", "", str(merged)))
     if size.partial:
         rows.append(("", "", f"{size.partial:,} of the valid designs at some values of a range only"))
     if size.continuous:
@@ -121,7 +125,9 @@ def _plan(space: Space) -> list[tuple[str, str]]:
 
 def space_json(space: Space) -> dict[str, Any]:
     """`validate --json`."""
-    size = space.size()
+    from miras_search.space.merging import merge
+
+    size, merged = space.size(), merge(space)
     axes = [
         {
             "path": axis.path,
@@ -140,6 +146,7 @@ def space_json(space: Space) -> dict[str, Any]:
         "name": space.name,
         "axes": axes,
         "size": {name: getattr(size, name) for name in fields}
+        | {"merged": None if merged is None else merged._asdict()}
         | {"continuous": list(size.continuous), "unreachable": list(size.unreachable)},
         "excluded": [exclusion._asdict() for exclusion in size.exclusions],
         "rows_per_candidate": space.rows,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from miras_search.design import Design
 from miras_search.errors import MirasError
 from miras_search.named import NAMED
-from miras_search.space.domain import Middle, Struct
+from miras_search.space.domain import Alternatives, Domain, Fixed, Range, Struct
 from miras_search.space.space import Space
 
 KIND = 4
@@ -38,7 +37,7 @@ def near_space(space: Space) -> list[Near]:
 
     def point(wanted: Design) -> Design | None:
         try:
-            return Design.model_validate(space.design.walk("", _Toward(wanted), {}))
+            return Design.model_validate(toward(space.design, wanted.model_dump(mode="json"))[0])
         except ValidationError:
             return None
 
@@ -69,41 +68,30 @@ def differences(here: Design, there: Design) -> list[tuple[str, Any, Any]]:
     ]
 
 
-class _Toward(Middle):
-    """Answers what is open with the fields of a design where they are allowed."""
+def toward(domain: Domain, wanted: Any) -> tuple[Any, int]:
+    """The point of a domain that is nearest to a plain value, and how many fields of it differ.
 
-    def __init__(self, wanted: Design) -> None:
-        self.wanted = wanted.model_dump(mode="json")
-
-    def _get(self, path: str) -> Any:
-        head, *rest = re.sub(r"\[\d+\]", "", path).split(".")
-        part = self.wanted.get(head, {})
-        if head == "block":
-            return part.get(rest[-1]) if rest else None
-        if not rest:
-            return part.get("kind")
-        return part.get(rest[-1]) if part.get("kind") == rest[0] else None
-
-    def choice(self, path: str, options: Sequence[Any]) -> int:
-        """The wanted one, of two variants of its kind the first; else the first."""
-        wanted = self._get(path)
-        for i, option in enumerate(options):
-            plain = re.sub(r"\[\d+\]$", "", option) if isinstance(option, str) else option
-            if plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool):
-                return i
-        return 0
-
-    def int(self, path: str, low: int, high: int, step: int) -> int:
-        """The nearest."""
-        wanted = self._get(path)
-        if wanted is None:
-            return super().int(path, low, high, step)
-        return low + round((min(max(int(wanted), low), high) - low) / step) * step
-
-    def float(self, path: str, low: float, high: float, log: bool, step: float | None) -> float:
-        """The nearest."""
-        wanted = self._get(path)
-        if wanted is None:
-            return super().float(path, low, high, log, step)
-        value = min(max(float(wanted), low), high)
-        return value if step is None else low + round((value - low) / step) * step
+    Where nothing is wanted (None), the first alternative or the lower end.
+    """
+    if isinstance(domain, Fixed):
+        return domain.value, int(wanted is not None and domain.value != wanted)
+    if isinstance(domain, Range):
+        value = domain.low if wanted is None else min(max(wanted, domain.low), domain.high)
+        if domain.step is not None:
+            value = domain.value(round((value - domain.low) / domain.step))
+        value = int(value) if domain.kind == "int" else float(value)
+        return value, int(wanted is not None and value != wanted)
+    if isinstance(domain, Alternatives):
+        return min((toward(option, wanted) for option in domain.options), key=lambda found: found[1])
+    kind = {"kind": domain.kind} if domain.kind else {}
+    given = wanted if isinstance(wanted, dict) and wanted.get("kind", "") == domain.kind else None
+    distance = KIND if wanted is not None and given is None else 0
+    out: dict[str, Any] = dict(kind)
+    for name, info in domain.model.model_fields.items():
+        target = None if given is None else given.get(name)
+        if name in domain.fields:
+            out[name], missed = toward(domain.fields[name], target)
+            distance += missed
+        elif name != "kind" and target is not None and not isinstance(info.default, BaseModel):
+            distance += int(info.default != target)
+    return out, distance
