@@ -58,6 +58,7 @@ DELTA_START = 1.0
 GATE = 'none'
 MOMENTUM = False
 DECOUPLED = False
+STEPS = 1
 STEP = 1.0
 REACH = 8.0
 CONV = 4
@@ -276,6 +277,10 @@ class Recurrence(torch.autograd.Function):
         return (None, None, *dcarry, *dtokens, *dshared)
 
 
+# What all tokens share, beside the initial states.
+SHARED = ("norm_weight", "norm_bias", "ridge")
+
+
 def state_names() -> list[str]:
     """Names of the carry, in its order."""
     layers = range(LAYERS)
@@ -302,11 +307,12 @@ def memory(
     """The memory over a sequence: writes every (k, v), answers every q.
 
     Args:
-        q: `[B, T, H, K]`; k the same, v `[B, T, H, V]`.
+        q: `[B, T, H, K]`; k the same, v `[B, T, H, V]`, or with n steps a token `[B, T, H, n, ...]`.
         k: keys.
         v: values.
         gates: by name, `[B, T, H]`: `eta`, and as the design has them `log_alpha`, `log_mu`, `delta`, `erase`.
-        initial: `state_0`, ... `[H, out, in]`, the state of a new document, and `norm_weight`, `norm_bias` `[H, V]`.
+        initial: `state_0`, ... `[H, out, in]`, the state of a new document, and `norm_weight`, `norm_bias` `[H, V]`; `ridge`
+            `[H, K]` for least squares.
         state: what an earlier call returned.
         reset: `[B, T]` bool, true at the first token of a document.
         valid: `[B, T]` bool, false for padding.
@@ -317,18 +323,19 @@ def memory(
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
-    norm = [initial[name].to(kind)[:, None] for name in ("norm_weight", "norm_bias") if name in initial]
+    norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
     eta = eta / (1.0 + eta * k.square().sum(-1))
+    one = eta
     tokens = [
         q,
         k,
         v,
-        gates.get("log_alpha", torch.zeros_like(eta)),
+        gates.get("log_alpha", torch.zeros_like(one)),
         eta,
-        torch.ones_like(eta),
+        torch.ones_like(one),
     ]
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
@@ -436,10 +443,10 @@ class Layer(nn.Module):
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         dim = width // heads
         self.width, self.heads, self.dim = width, heads, dim
-        mixed = 3 * width
+        mixed = (1 + 2 * STEPS) * width
         self.qkv = nn.Linear(width, mixed, bias=False)
         self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
-        self.eta = nn.Linear(width, heads)
+        self.eta = nn.Linear(width, heads * STEPS)
         self.register_buffer("step", torch.ones(()))
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
         self.gate = nn.Linear(width, width, bias=False)
@@ -462,7 +469,7 @@ class Layer(nn.Module):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
-        eta = self.step.expand(*x.shape[:2], self.heads)
+        eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
         found["eta"] = eta
@@ -532,9 +539,10 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         key, value = k[:, t, :, None], v[:, t, :, None]
         eta = gates["eta"][:, t, :, None, None]
         eta = eta / (1.0 + eta * key.square().sum(-1, keepdim=True))
+        size = eta
         delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
         answer = predict(frozen, key, norm)
-        write = eta * bias_phi(answer - value, value, delta)
+        write = size * bias_phi(answer - value, value, delta)
         grads = torch.autograd.grad(answer, frozen, write, create_graph=True)
         for i in range(LAYERS):
             before = states[i]
@@ -556,8 +564,14 @@ def check_inputs(
         return torch.randn(*shape, dtype=torch.float64)
 
     shape = (batch, time, heads)
-    q, k = (torch.nn.functional.normalize(draw(*shape, dim), dim=-1) for _ in range(2))
-    gates = {"eta": 0.3 * draw(*shape).sigmoid(), "delta": draw(*shape).exp(), "erase": 0.3 * draw(*shape).sigmoid()}
+    several = []
+    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    gates = {
+        "eta": 0.3 * draw(*shape, *several).sigmoid(),
+        "delta": draw(*shape).exp(),
+        "erase": 0.3 * draw(*shape).sigmoid(),
+    }
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
     initial = {}
@@ -570,7 +584,7 @@ def check_inputs(
         "log_alpha": GATE != "none",
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
-    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, dim))]
+    inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, *several, dim))]
     return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
 
 

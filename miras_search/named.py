@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from miras_search.algorithm import GradientDescent, Implicit, Momentum, Nonparametric
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, MultiStep, Newton, Nonparametric
 from miras_search.bias import L2, Dot, Huber, Lp
 from miras_search.design import Block, Design
 from miras_search.errors import DesignError
@@ -161,6 +161,18 @@ NAMED: dict[str, Named] = {
         "Liu et al. 2024, arXiv 2407.14207",
         "The closed form of the implicit step with the whole k k', as Miras' Table 1 has it; the authors' recurrence keeps its "
         "diagonal, and has a step a channel. The step is 2 sigmoid(w x) where theirs is sigmoid(w x).",
+    ),
+    "deltaproduct": Named(
+        Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=MultiStep(steps=2)),
+        "Siems et al. 2025, arXiv 2502.10297",
+        "Two Householder steps a token, beta = 2 sigmoid(w x), a projection and a convolution for each key and value. Without the "
+        "decay of their gated form (retention: l2).",
+    ),
+    "mesanet": Named(
+        Design(memory=Matrix(), bias=L2(), retention=L2Retention(), algorithm=Newton(step_gate="data")),
+        "von Oswald et al. 2025, arXiv 2506.05233",
+        "The decayed least squares themselves, solved by Cholesky where the authors run 30 steps of conjugate gradients; Lambda "
+        "a learned number a key channel, at least 0.25.",
     ),
     "ttt-linear": Named(
         Design(

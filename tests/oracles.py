@@ -32,6 +32,8 @@ class Float64(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
+        if func is torch.zeros and "dtype" not in (kwargs or {}):
+            return func(*args, **(kwargs or {}), dtype=torch.float64)
         wide = [torch.float64 if a is torch.float32 else a for a in args]
         return func(*wide, **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()})
 
@@ -85,16 +87,21 @@ def retnet() -> Case:
 
 
 def mamba2() -> Case:
-    """fla.ops.simple_gla.naive.naive_recurrent_simple_gla: B is the key, C the query, dt scales x."""
+    """The torch path of transformers' Mamba2 (its decorated function goes to a GPU kernel): B is the key, C the query.
+
+    dt scales the values and, times A, is the logarithm of the decay: with dt = eta, A_t = log alpha_t / eta_t.
+    """
+    from transformers.models.mamba2 import modeling_mamba2
+
     p = problem(NAMED["mamba2"].design, 37)
-    run = fla("simple_gla", "naive_recurrent_simple_gla")
+    scan = modeling_mamba2.mamba2_chunk_scan.__wrapped__
 
     def other() -> Tensor:
-        x, start = p.v * p.gates["eta"][..., None], p.initial["state_0"].mT
-        y, _ = run(p.q, p.k, x, p.gates["log_alpha"], scale=1.0, initial_state=start)
-        return y  # type: ignore[no-any-return]
+        dt, start = p.gates["eta"], p.initial["state_0"].expand(2, -1, -1, -1)
+        a = p.gates["log_alpha"] / dt
+        return scan(p.v, dt, a, p.k, p.q, 8, initial_states=start)  # type: ignore[no-any-return]
 
-    return Case(p, p.leaves, other, "fla simple_gla naive_recurrent")
+    return Case(p, p.leaves, other, "transformers mamba2_chunk_scan (torch, chunk 8)")
 
 
 def gla(name: str) -> Case:
@@ -163,6 +170,40 @@ def ttt_linear() -> Case:
         return torch.stack(answers, 1)
 
     return Case(p, p.leaves | {"eta": step}, other, "fla ttt naive (its writes; the paper's read)")
+
+
+def deltaproduct() -> Case:
+    """fla.ops.gated_delta_product.naive.naive_recurrent_gated_delta_product."""
+    p = problem(NAMED["deltaproduct"].design, 37)
+    run = fla("gated_delta_product", "naive_recurrent_gated_delta_product")
+
+    def flat(x: Tensor) -> Tensor:
+        """`[B, T, H, n, ...]` -> `[B, T n, H, ...]`."""
+        return x.transpose(2, 3).flatten(1, 2)
+
+    def other() -> Tensor:
+        k, v, beta = (flat(x) for x in (p.k, p.v, p.gates["eta"]))
+        start = p.initial["state_0"].mT.expand(2, -1, -1, -1)
+        y, _ = run(p.q, k, v, None, beta, 1.0, initial_state=start, num_householder=p.k.shape[3])
+        return y  # type: ignore[no-any-return]
+
+    return Case(p, p.leaves, other, "fla gated_delta_product naive_recurrent")
+
+
+def mesanet() -> Case:
+    """fla.ops.mesa_net.naive.naive_mesa_net_exact, which needs values as wide as keys."""
+    p = problem(NAMED["mesanet"].design, 37)
+    dim = p.k.shape[-1]
+    start = p.initial["state_0"][:, :dim].detach().requires_grad_()
+    p = replace(p, v=p.v[..., :dim].detach().requires_grad_(), initial=p.initial | {"state_0": start})
+    run = fla("mesa_net", "naive_mesa_net_exact")
+
+    def other() -> Tensor:
+        kv = p.initial["state_0"].mT.expand(2, -1, -1, -1)
+        y, _, _ = run(p.q, p.k, p.v, p.gates["log_alpha"], p.initial["ridge"], p.gates["eta"], torch.zeros_like(kv), kv)
+        return y  # type: ignore[no-any-return]
+
+    return Case(p, p.leaves, other, "fla mesa_net naive_exact")
 
 
 def longhorn() -> Case:
@@ -385,6 +426,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "deltanet": deltanet,
     "gated-deltanet": gated_deltanet,
     "longhorn": longhorn,
+    "deltaproduct": deltaproduct,
+    "mesanet": mesanet,
     "ttt-linear": ttt_linear,
     **{name: lambda name=name: deep(name) for name in RULES},  # type: ignore[misc]
 }
@@ -403,8 +446,8 @@ class Fidelity:
 
 def compare(case: Case, run: Callable[[Problem], tuple[Tensor, Any]]) -> Fidelity:
     """The largest deviation of outputs, and of the gradients of a random functional of them."""
-    weight = torch.randn(case.problem.v.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     y, _ = run(case.problem)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     with Float64():
         z = case.other()
         assert z.dtype == torch.float64
