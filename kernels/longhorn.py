@@ -182,7 +182,7 @@ def per_channel(l: Tensor) -> Tensor:
 def chunk_online(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form).
+    """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
@@ -196,7 +196,8 @@ def chunk_online(
     y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
     kept = state * per_channel(end).exp()
-    return y, kept + u.mT @ (k * per_channel(end - l).exp())
+    new = kept + u.mT @ (k * per_channel(end - l).exp())
+    return y, new
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
@@ -399,9 +400,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
@@ -468,7 +469,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -547,7 +548,8 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         for i in range(LAYERS):
             before = states[i]
             change = -grads[i]
-            states = [*states[:i], alpha[i] * before + change, *states[i + 1 :]]
+            after = alpha[i] * before + change
+            states = [*states[:i], after, *states[i + 1 :]]
         readable = states
         weights = readable
         answers.append(predict(weights, q[:, t, :, None], norm)[:, :, 0])
@@ -572,8 +574,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
     wanted = {

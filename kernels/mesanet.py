@@ -2,7 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: l2}
-    retention: {kind: l2, gate: scalar, decay: data, bias: 4.0}
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
     algorithm: {kind: newton, step: 1.0, step_gate: data, reach: 2.0, ridge: 1.0}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
         own}
@@ -20,7 +20,7 @@ Fidelity: The decayed least squares themselves, solved by Cholesky where the aut
 gradients; Lambda a learned number a key channel, at least 0.25.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint 1d80226e87cd. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint 8c03c440d582. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -34,10 +34,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "mesanet"
-FINGERPRINT = "1d80226e87cd"
+FINGERPRINT = "8c03c440d582"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 4.0},
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
  'algorithm': {'kind': 'newton', 'step': 1.0, 'step_gate': 'data', 'reach': 2.0, 'ridge': 1.0},
  'block': {'conv': 4,
            'residual_conv': 0,
@@ -374,9 +374,9 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 def inner_step(start: list[Tensor], dim: int) -> float:
     """The step at which a fresh memory just corrects its worst direction: STEP / (curvature * slope).
 
-    curvature: largest eigenvalue of J J', J the derivative of the prediction by the dual state; slope: the norm of the bias's
-    cotangent by that of the error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a
-    matrix.
+    curvature: norm of J_S J_W', J_S and J_W the derivatives of the prediction by the dual state and by the weights: a write
+    -eta J_W' phi of the state moves the prediction by -eta J_S J_W' phi. slope: the norm of the bias's cotangent by that of the
+    error, at errors of 1.2 a coordinate of a memory that answers zero. Both are 1 for an l2 bias on a matrix.
     """
     cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
     curvature = 1.0
@@ -449,7 +449,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -544,8 +544,9 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape).sigmoid(),
     }
+    wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
-    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *([])))
+    gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
     initial = {f"state_{i}": 0.1 * draw(heads, *s) for i, s in enumerate(weight_shapes(dim))}
     wanted = {
