@@ -25,6 +25,7 @@ from miras_search.candidate import Candidate
 from miras_search.choice import Frozen
 from miras_search.errors import RunError
 from miras_search.match import Certificate
+from miras_search.space.settings import LrSearch
 
 LEDGER = "ledger.jsonl"
 SCHEMA_VERSION = 1
@@ -45,6 +46,23 @@ class Rung(TypedDict):
     metrics: dict[str, float]
 
 
+class Rates(Frozen):
+    """What the search for the learning rate of a trial found (`lr_search`).
+
+    `values`: loss of every rate at every rung, none where it had stopped or diverged. From `low` to `high` the rates
+    work, `decades` wide; `edge`: the best one is an end of the grid. `tokens`: trained on at the rates that were dropped.
+    """
+
+    grid: tuple[float, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    best: float
+    low: float
+    high: float
+    decades: float
+    edge: bool
+    tokens: int
+
+
 class Record(Frozen):
     """One trial: what was trained, how it ended, what was measured."""
 
@@ -63,7 +81,9 @@ class Record(Frozen):
     match: dict[str, Certificate] = Field(
         default_factory=dict, description="sizes asked for, by cost, and what was reached"
     )
+    rates: Rates | None = Field(None, description="search for the learning rate; none without `lr_search`")
     metrics: dict[str, float] = Field(default_factory=dict, description="validation metrics at the end of the budget")
+    test: dict[str, float] = Field(default_factory=dict, description="metrics on the test split; of finalists alone")
     rungs: list[Rung] = Field(default_factory=list, description="evaluations on the way, by tokens")
     parameters: int = Field(0, ge=0, description="trained numbers of the model")
     state_bytes: int = Field(0, ge=0, description="recurrent state of one sequence over all layers, float32; bytes")
@@ -78,10 +98,14 @@ class Record(Frozen):
     attempts: int = Field(1, ge=0, description="how often the trial was started")
     time: str = Field(default_factory=now, description="when the row was made; UTC, ISO 8601")
     how: str = Field("", description="what drew the suggestion: a sampler, start_with, or enumerated; empty: unknown")
+    stage: Literal["search", "final"] = Field("search", description="final: the best again, on seeds of their own")
+    reused: str = Field("", description="run that the trial was trained in, if not in this one")
     rejected: dict[str, int] = Field(default_factory=dict, description="draws refused before this suggestion, by code")
 
 
-def trial_key(candidate: Candidate, task: BaseModel, budget_tokens: int, seed: int) -> str:
+def trial_key(
+    candidate: Candidate, task: BaseModel, budget_tokens: int, seed: int, lr_search: LrSearch | None = None
+) -> str:
     """16 hex digits: equal for trials that are the same computation, whatever space they come from.
 
     Args:
@@ -89,13 +113,17 @@ def trial_key(candidate: Candidate, task: BaseModel, budget_tokens: int, seed: i
         task: the spec, every field of it.
         budget_tokens: as asked for, before it is cut to whole batches.
         seed: of weights and data order.
+        lr_search: of the trial; the candidate's own rate then does not count.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "candidate": candidate.canonical().model_dump(mode="json"),
         "task": task.model_dump(mode="json"),
         "budget": budget_tokens,
         "seed": seed,
     }
+    if lr_search is not None:
+        parts["lr_search"] = lr_search.model_dump(mode="json")
+        del parts["candidate"]["optimiser"]["lr"]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -102,6 +102,16 @@ class Constraints(Frozen):
     state_bytes: Bounds | None = None
     flops_per_token: Bounds | None = None
 
+    def __str__(self) -> str:
+        given = [(name, getattr(self, name)) for name in COSTS if getattr(self, name) is not None]
+        ends = [
+            f"{name} {sign} {end:,}"
+            for name, bounds in given
+            for sign, end in ((">=", bounds.min), ("<=", bounds.max))
+            if end is not None
+        ]
+        return ", ".join(ends)
+
     def check(self, candidate: Candidate, vocab: int, context: int) -> None:
         """Refuse a candidate outside the bounds.
 

@@ -28,6 +28,7 @@ from miras_search.candidate import Candidate
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
 from miras_search.optimiser import adamw, rate
+from miras_search.space.settings import LrSearch
 from miras_search.tasks import IGNORE
 
 if TYPE_CHECKING:
@@ -313,8 +314,12 @@ def train(
         return failed(error, trainer, blank(candidate, task, budget_tokens, seed), folder)
 
 
-def finish(trainer: Trainer) -> Record:
+def finish(trainer: Trainer, *, test: bool = False) -> Record:
     """The record of a trainer that has spent its budget; leaves the final checkpoint.
+
+    Args:
+        trainer: at its end.
+        test: evaluate on the test split as well, for the record's `test`.
 
     Raises:
         Diverged: if a metric is not a finite number.
@@ -325,7 +330,8 @@ def finish(trainer: Trainer) -> Record:
             raise Diverged(f"{name} is {value} after {trainer.step} steps")
     if trainer.folder is not None:
         trainer.save(final=True)
-    return trainer.record("ok", metrics=metrics)
+    record = trainer.record("ok", metrics=metrics)
+    return record.model_copy(update={"test": trainer.evaluate("test")}) if test else record
 
 
 def failed(error: BaseException, trainer: Trainer | None, known: Record, folder: Path | None) -> Record:
@@ -370,11 +376,11 @@ def refuse(candidate: Candidate, task: Task) -> None:
             task.check_chunk(design.algorithm.chunk_)
 
 
-def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int) -> Record:
+def blank(candidate: Candidate, task: Task, budget_tokens: int, seed: int, lr_search: LrSearch | None = None) -> Record:
     """A row of the ledger with what is known before training."""
     trained = task.trained(candidate)
     return Record(
-        key=trial_key(candidate, task, budget_tokens, seed),
+        key=trial_key(candidate, task, budget_tokens, seed, lr_search),
         task=task.name,
         seed=seed,
         status="ok",

@@ -29,6 +29,7 @@ LAYERS = [
     ("ledger",),
     ("runs", "checkpoint", "optimiser"),
     ("trial",),
+    ("rates",),
     ("search",),
     ("results",),
     ("statistics",),
@@ -69,15 +70,15 @@ INSIDE = {
         "search",
     ),
     "results": ("columns", "filter", "frames"),
-    "statistics": ("intervals", "effects", "shares", "shapley", "paired", "fronts", "ranks", "winners"),
-    "sweep": ("progress", "job", "attempt", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
+    "statistics": ("intervals", "effects", "shares", "shapley", "paired", "fronts", "ranks", "winners", "finals"),
+    "sweep": ("progress", "job", "attempt", "reuse", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
     "report": ("numbers", "verdicts", "findings", "figures", "wording", "document"),
     "export": ("configuration_miras", "modeling_miras", "files", "card", "folder"),
     "cli": ("overview", "tables", "inputs", "terminal", "verbs", "__main__"),
 }
 """The same inside a package, one after another."""
 
-TORCH = {"reference", "codegen", "op", "model", "heads", "checkpoint", "optimiser", "trial", "sweep", "export"}
+TORCH = {"reference", "codegen", "op", "model", "heads", "checkpoint", "optimiser", "trial", "rates", "sweep", "export"}
 """The only ones that may import torch, by themselves or through another, when they are imported."""
 RAY = "sweep.ray_tune"
 HEAVY = ("torch", "ray", "optuna", "transformers", "datasets", "triton")

@@ -100,7 +100,7 @@ def test_a_message_in_full() -> None:
         ("width: 64", "width: {float: [32, 64]}", "6:27", "width of backbone is a whole number", "{int: [32, 64]}"),
         ("width: 64", "width: {int: [32, 64.5]}", "6:30", "64.5 is not a whole number", "use float:"),
         # the rest
-        (TASKS, "[]", "8:1", "the space has no tasks:", "one of mqar"),
+        (TASKS, "[]", "8:1", "the space has no tasks:", "one of "),
         (TASKS, "[mqra]", "8:9", "unknown task mqra", "did you mean mqar?"),
         (TASKS, "[{pairs: 3}]", "8:9", "a task needs a kind", "{kind: NAME, ...}"),
         (TASKS, "[{kind: mqar, pars: 3}]", "8:22", "unknown field pars of task mqar", "did you mean pairs?"),
@@ -121,7 +121,7 @@ def test_a_message_in_full() -> None:
         (NEXT, "objectives: [seconds, seconds]\nbudget:", "9:23", "seconds stands twice", "keep one"),
         (NEXT, "objectives: [{goal: max}]\nbudget:", "9:14", "an objective needs a metric", "TASK.METRIC"),
         (NEXT, "objectives: [{metric: mqar.nll, goal: mn}]\nbudget:", "9:39", "not one of max, min", "mean min?"),
-        (NEXT, "search: {sampler: tpee}\nbudget:", "9:19", "not one of random, grid, tpe", "did you mean tpe?"),
+        (NEXT, "search: {sampler: tpee}\nbudget:", "9:19", "not one of random, grid, survey, tpe", "did you mean tpe?"),
         (NEXT, "search: {trials: 0}\nbudget:", "9:18", "trials of search is 0, must be >= 1", ""),
         (NEXT, "halving: {rungs: [0.5, 0.25]}\nbudget:", "9:10", "rungs [0.5, 0.25] do not rise", ""),
         (NEXT, "halving: {rungs: [1.5]}\nbudget:", "9:19", "rungs[0] of halving is 1.5, must be < 1.0", ""),

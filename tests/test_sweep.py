@@ -274,7 +274,7 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
 
 HALVING = (
     "objectives=[mqar.nll]",
-    "halving={rungs: [0.25, 0.5], keep: 0.5}",
+    "halving={rungs: [0.25, 0.5], keep: 0.5, trust: -1}",
     "search.trials=8",
     "search.sampler=random",
 )

@@ -34,7 +34,7 @@ tasks:
 budget: {tokens: 640}
 objectives: [mqar.accuracy, plain.nll]
 search: {sampler: tpe, trials: 6, parallel: 2, seed: 1}
-halving: {rungs: [0.25, 0.5], keep: 0.5}
+halving: {rungs: [0.25, 0.5], keep: 0.5, trust: -1}
 """
 
 
@@ -173,7 +173,7 @@ def test_killed_inline_sweeps_end_as_undisturbed(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["killed"] >= 4, result.stdout
 
 
-RAY = SPACE.replace("halving: {rungs: [0.25, 0.5], keep: 0.5}", "").replace("trials: 6", "trials: 8")
+RAY = SPACE.replace("halving: {rungs: [0.25, 0.5], keep: 0.5, trust: -1}", "").replace("trials: 6", "trials: 8")
 
 
 def ray_rows(folder: Path) -> dict[str, dict[str, Any]]:

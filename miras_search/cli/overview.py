@@ -70,7 +70,7 @@ def overview(run: RunFolder) -> Overview:
         name=run.path.resolve().name,
         folder=str(run.path),
         rows=len(rows),
-        total=space.search.trials,
+        total=space.search.trials + space.final_rows,
         counts=dict(Counter(row.status for row in rows).most_common()),
         causes=dict(failed.most_common()),
         best=leaders(outcomes(rows, space), rows, space),

@@ -116,6 +116,16 @@ def _plan(space: Space) -> list[tuple[str, str]]:
     if space.halving is not None:
         shown = ", ".join(f"{rung:g}" for rung in space.halving.rungs)
         rows.append(("halving", f"the best {space.halving.keep:.0%} go on at {shown} of the budget"))
+    if space.lr_search is not None:
+        rates = ", ".join(f"{rate:g}" for rate in space.lr_search.grid)
+        rows.append(
+            ("learning rate", f"best of {rates} by {space.lr_search.by}, {space.lr_search.work:g} budgets a trial")
+        )
+    if space.constraints is not None:
+        rows.append(("constraints", str(space.constraints)))
+    if space.finalists is not None:
+        final = space.finalists
+        rows.append(("finalists", f"the best {final.count} again on {final.seeds} fresh seeds, then on the test split"))
     search = space.search
     rows.append(
         ("search", f"{search.sampler}, {search.trials} trials, {search.parallel} at a time, seed {search.seed}")
@@ -358,6 +368,12 @@ def sweep(summary: Summary, resume: str) -> None:
         out.print("  every point of the space has been tried")
     best(out, summary.best)
     failed(out, summary.causes)
+    if summary.rungs:
+        heading(out, "rungs")
+        grid(out, [(str(found),) for found in summary.rungs])
+    if summary.finals:
+        heading(out, "finalists")
+        grid(out, [(metric, str(finalist)) for metric, finalist in summary.finals])
     heading(out, "where")
     grid(out, [(str(summary.folder), "space, ledger (a line a trial), checkpoints, emitted source")])
     name = summary.name

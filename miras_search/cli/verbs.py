@@ -269,6 +269,9 @@ def sweep(
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: this machine.")] = None,
     timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds that a trial may take.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores of a trial.")] = 1,
+    reuse: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Take equal trials over from a run; may be repeated.")
+    ] = None,
     set_: Set,
     plugin: Plugins,
     as_json: Json = False,
@@ -315,6 +318,7 @@ def sweep(
             console=stderr(),
             plugins=state.plugins,
             command=state.command,
+            reuse=[inputs.run_folder(other).path for other in reuse or ()],
         )
     except SweepInterrupted as stop:
         kept = f"{stop.done} of {stop.total} trials are in {stop.folder}; those at work go on from their checkpoints"

@@ -18,6 +18,7 @@ from miras_search.report.numbers import plural
 from miras_search.report.verdicts import Verdict, names_of, objectives, verdict
 from miras_search.results import CHOICES, columns_of
 from miras_search.statistics import balanced, failure_rates, unchosen
+from miras_search.statistics.finals import finalists
 
 HARMLESS = ("ok", "pruned", "cancelled")
 """Statuses that are no failure: finished, stopped early by the search, stopped by the user."""
@@ -76,11 +77,16 @@ def _tokens(budget: Mapping[str, Any]) -> list[int]:
 def findings(frame: pd.DataFrame) -> Findings:
     """Everything of a table of `load_results`."""
     about: dict[str, Any] = frame.attrs.get("runs", {})
+    whole_frame, frame = frame, frame[frame["stage"] == "search"]
     spaces = {run: facts["space"] for run, facts in about.items() if facts.get("space")}
     plain = [_yaml(text) for text in spaces.values()]
     notes: list[str] = []
     whole = _whole_budget(frame, notes)
     names = names_of(frame)
+    for run, part in whole_frame.groupby("run"):
+        for o in objectives(frame, plain):
+            for found in finalists(part, o.task, o.metric, o.goal) if o.metric in part else ():
+                notes.append(f"Finalist of {run} by {o.name}, {found}.")
     verdicts = [v for o in objectives(frame, plain) if (v := verdict(whole, o, names)) is not None]
     if chosen := len(whole) - len(unchosen(whole)):
         trials = plural(chosen, "trial")

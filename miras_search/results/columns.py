@@ -49,6 +49,9 @@ DATA_DICTIONARY: dict[str, Column] = {
     "fingerprint": Column("identity of the candidate", "12 hex digits"),
     "structure": Column("identity of the generated code", "12 hex digits"),
     "how": Column("what drew the suggestion: a sampler, start_with, or enumerated; empty: unknown"),
+    "stage": Column("search, or final: the best again, on seeds that took no part in the search"),
+    "reused": Column("run that the trial was trained in, if not in this one"),
+    "test.*": Column("metric on the test split; of finalists alone"),
     "attempts": Column("how often the trial was started"),
     "time": Column("when the row was written", "UTC"),
     "memory.*": Column("parameters of the memory"),
@@ -59,6 +62,9 @@ DATA_DICTIONARY: dict[str, Column] = {
     "backbone.*": Column("size of the model, after `match` was solved"),
     "optimiser.*": Column("AdamW and its schedule"),
     "match.*": Column("size asked for, size reached, by what, and the relative error"),
+    "rates.*": Column(
+        "search for the learning rate: grid, losses at its rungs, best, the window that works and its decades"
+    ),
     "hashes.*": Column("digest of the data of that name"),
     "rejected.*": Column("draws refused before this suggestion for that reason", "draws"),
     "step": Column("optimiser step, from 1 (table of steps)"),
@@ -82,11 +88,13 @@ STRINGS = (
     "path",
     "path_reason",
     "how",
+    "stage",
+    "reused",
 )
 _HEAD = ("run", "key", "n", "label", *CHOICES, "task", "seed", "status", "cause")
 _TAIL = ("parameters", "state_bytes", "flops_per_token", "tokens", "steps", "seconds", "tokens_per_second")
-_LAST = ("path", "path_reason", "fingerprint", "structure", "how", "attempts", "time")
-GROUPS = (*CHOICES, "block", "backbone", "optimiser", "match", "hashes", "rejected")
+_LAST = ("path", "path_reason", "fingerprint", "structure", "how", "stage", "reused", "attempts", "time")
+GROUPS = (*CHOICES, "block", "backbone", "optimiser", "match", "rates", "test", "hashes", "rejected")
 
 
 def columns_of(frame: pd.DataFrame, group: str) -> list[str]:

@@ -285,8 +285,9 @@ def _typed(raw: pd.DataFrame) -> pd.DataFrame:
             if name not in renamed:
                 renamed[name] = pd.Series(index=rows, dtype=dtype)
     renamed.setdefault("time", pd.Series(index=rows, dtype="datetime64[us, UTC]"))
-    for name in ("label", "cause", "path_reason", "how"):
+    for name in ("label", "cause", "path_reason", "how", "reused"):
         renamed[name] = renamed[name].fillna("")
+    renamed["stage"] = renamed["stage"].fillna("search")
     return pd.DataFrame(renamed)
 
 
@@ -295,7 +296,7 @@ def _settle(column: pd.Series[Any], *, text: bool) -> pd.Series[Any]:
     if column.dtype != object:
         return column.astype("str") if text else column
     cells = [v.tolist() if isinstance(v, np.ndarray) else v for v in column]
-    values = [json.dumps(v) if isinstance(v, list) else v for v in cells]
+    values = [json.dumps(v, default=list) if isinstance(v, list) else v for v in cells]
     values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
     kinds = {type(v) for v in values if v is not None}
     if kinds and not text:

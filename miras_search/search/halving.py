@@ -15,7 +15,10 @@ in no statistics of what matters.
 from __future__ import annotations
 
 import math
+import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from miras_search.ledger import Record
 from miras_search.search.outcomes import Goal, fronts, value
@@ -23,6 +26,8 @@ from miras_search.space import Space
 from miras_search.space.settings import Objective
 
 Values = tuple[float, ...]
+SUDDEN, ENOUGH = 0.5, 10
+"""Rank correlation, and trials that went the whole way, before a task that is learned suddenly stops anybody."""
 
 
 def survives(own: Values, others: Sequence[Values], goals: Sequence[Goal], keep: float) -> bool:
@@ -44,6 +49,41 @@ def survives(own: Values, others: Sequence[Values], goals: Sequence[Goal], keep:
     ranks = fronts([own, *others], goals)
     better = sum(rank < ranks[0] for rank in ranks)
     return better < max(1, math.floor(keep * count + 1e-9))
+
+
+class Evidence(NamedTuple):
+    """How well a rung (from 0) foretells the end: Spearman's rank correlation over so many trials; NaN if all are alike.
+
+    `stops`: it reaches what is needed, so that trials are stopped there.
+    """
+
+    task: str
+    rung: int
+    trials: int
+    correlation: float
+    needed: float
+    stops: bool
+
+    def __str__(self) -> str:
+        found = "not known" if math.isnan(self.correlation) else f"{self.correlation:.2f}"
+        verdict = "stops" if self.stops else f"stops nobody before {self.needed:g} over {ENOUGH}"
+        return f"{self.task}, rung {self.rung + 1}: rank correlation with the end {found} over {self.trials} trials; {verdict}"
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Spearman's, ties at their mean rank; NaN for fewer than three pairs, or where all values are alike."""
+    if len(pairs) < 3:
+        return math.nan
+    a, b = (_ranks(values) for values in zip(*pairs, strict=True))
+    try:
+        return statistics.correlation(a, b)
+    except statistics.StatisticsError:
+        return math.nan
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [(bisect_left(ordered, v) + bisect_right(ordered, v) - 1) / 2 for v in values]
 
 
 class Rungs:
@@ -78,6 +118,33 @@ class Rungs:
         """The values of all trials of a task that were at a rung; of rows with one key the last counts."""
         found = {r.key: self.values(r, rung) for r in records if r.task == task}
         return [values for values in found.values() if values is not None]
+
+    def evidence(self, task: str, rung: int, records: Iterable[Record]) -> Evidence:
+        """What the trials that went the whole way say of a rung (from 0): how well it foretells the end.
+
+        Once others are stopped, those are the better ones, among whom the correlation is lower: it errs on the side of
+        stopping nobody.
+        """
+        metric = next((o for o in self.objectives(task) if o.task), None)
+        pairs = []
+        for record in records:
+            whole = (record.task, record.status, record.stage) == (task, "ok", "search")
+            if metric is not None and whole and rung < len(record.rungs):
+                there = value(metric, record, record.rungs[rung]["metrics"])
+                pairs.append((there, value(metric, record, record.metrics)))
+        needed = self.trust(task)
+        found = rank_correlation(pairs)
+        return Evidence(
+            task, rung, len(pairs), found, needed, needed <= -1 or (len(pairs) >= ENOUGH and found >= needed)
+        )
+
+    def trust(self, task: str) -> float:
+        """The rank correlation that is needed before anybody is stopped."""
+        halving = self.space.halving
+        if halving is None or halving.trust is not None:
+            return -1.0 if halving is None or halving.trust is None else halving.trust
+        primary = next(t for t in self.space.tasks if t.name == task).primary
+        return SUDDEN if primary.name.startswith("accuracy") else -1.0
 
     def survives(self, task: str, rung: int, own: Values, others: Sequence[Values]) -> bool:
         """Whether a trial of `task` with the values `own` goes on from `rung`, given those who were there before it."""

@@ -54,7 +54,7 @@ def outcomes(records: Iterable[Record], space: Space) -> list[Outcome]:
     rows: dict[int, dict[tuple[str, int], Record]] = {}
     found: list[Outcome] = []
     for record in records:
-        if record.n < 0 or record.status == "cancelled" or record.task not in names:
+        if record.n < 0 or record.stage != "search" or record.status == "cancelled" or record.task not in names:
             continue
         mine = rows.setdefault(record.n, {})
         if (record.task, record.seed) in mine:

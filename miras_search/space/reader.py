@@ -19,12 +19,13 @@ from miras_search.space.domain import Alternatives, Domain, Fixed, Struct
 from miras_search.space.fields import Spec, validate
 from miras_search.space.grammar import parse_field, parse_fields
 from miras_search.space.marks import Mark, Node, Problems, Source, Step, fail, nearest, override, parse_override, read
-from miras_search.space.settings import COSTS, Budget, Halving, Objective, Search
+from miras_search.space.settings import COSTS, Budget, Finalists, Halving, LrSearch, Objective, Search
 from miras_search.tasks import Task
 
 KEYS = (
     "name", "description", "design", "start_with", "backbone", "optimiser", "match", "constraints", "tasks", "budget",
-    "seeds", "objectives", "search", "halving", "timeout_s",
+    "seeds", "objectives", "search", "lr_search", "halving", "finalists",
+    "timeout_s",
 )  # fmt: skip
 IN_DESIGN = (*PARTS, "block")
 
@@ -106,7 +107,9 @@ class _Reader:
             "seeds": int(self.number("seeds", 1, whole=True) or 1),
             "objectives": tuple(self.objectives(tasks)),
             "search": self.settings("search", Search) or Search(),
+            "lr_search": self.settings("lr_search", LrSearch),
             "halving": self.settings("halving", Halving),
+            "finalists": self.finalists(),
             "timeout_s": self.number("timeout_s", None, whole=False),
         }
         self.problems.check()
@@ -183,6 +186,13 @@ class _Reader:
                     self.problems.add(item.mark, what, "match each cost once, each by another field")
             found.append(target)
         return found
+
+    def finalists(self) -> Finalists | None:
+        node = self.keys.get("finalists")
+        if node is not None and isinstance(node.value, int) and not isinstance(node.value, bool):
+            node = Node(node.mark, {"count": Node(node.mark, node.value)}, node.key)  # a number is short for it
+            return validate(Finalists, node, "finalists", self.problems)
+        return self.settings("finalists", Finalists)  # type: ignore[no-any-return]
 
     def word(self, name: str, default: str) -> str:
         node = self.keys.get(name)

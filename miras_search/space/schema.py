@@ -22,7 +22,7 @@ from miras_search.match import Bounds, Constraints, Match
 from miras_search.named import MODELS
 from miras_search.space.counting import PARTS
 from miras_search.space.fields import Spec
-from miras_search.space.settings import COSTS, Budget, Halving, Search
+from miras_search.space.settings import COSTS, Budget, Finalists, Halving, LrSearch, Search
 
 Schema = dict[str, Any]
 _NUMBER = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
@@ -74,7 +74,9 @@ def json_schema() -> Schema:
         "seeds": {"type": "integer", "minimum": 1, "description": "How many seeds each candidate is trained with."},
         "objectives": _many({"anyOf": [metric, objective]}),
         "search": _struct(Search, searched=False),
+        "lr_search": _struct(LrSearch, searched=False),
         "halving": _struct(Halving, searched=False),
+        "finalists": {"anyOf": [{"type": "integer", "minimum": 1}, _struct(Finalists, searched=False)]},
         "timeout_s": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that a trial may take."},
     }
     return {

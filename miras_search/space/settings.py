@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -65,11 +66,60 @@ class Search(Frozen):
     trials: int = Field(12, ge=1, le=1_000_000)
 
 
+class LrSearch(Frozen):
+    """The learning rate, searched inside every trial, so that each design is compared at one that suits it.
+
+    All rates of `grid` are trained; at each of `rungs` (a fraction of the budget) the best `keep` go on, at the last one
+    only the best, which is the trial. Rungs of [1] train them all to the end. `by`: the split that decides, by the loss.
+    `within`: rates whose loss at the first rung is at most so much (relative) above the survivor's are said to work.
+    """
+
+    grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(min_length=2, max_length=16)
+    by: Literal["validation"] = "validation"
+    rungs: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field((0.25, 0.5), min_length=1, max_length=16)
+    keep: float = Field(0.5, gt=0.0, lt=1.0)
+    within: float = Field(0.05, gt=0.0)
+
+    @model_validator(mode="after")
+    def _rising(self) -> LrSearch:
+        for name in ("grid", "rungs"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} {list(values)} do not rise; write them in order, each once")
+        return self
+
+    def left(self, count: int, rung: int) -> int:
+        """How many of so many go on from a rung."""
+        return 1 if rung + 1 == len(self.rungs) else max(1, math.floor(self.keep * count + 1e-9))
+
+    @property
+    def work(self) -> float:
+        """Tokens that are trained on in all, in budgets."""
+        total, count, start = 1.0, len(self.grid), 0.0
+        for rung, end in enumerate(self.rungs):
+            total += (count - 1) * (end - start)
+            count, start = self.left(count, rung), end
+        return total
+
+
+class Finalists(Frozen):
+    """The best `count` of a search, trained again with `seeds` fresh seeds and then, once, tested on the test split."""
+
+    count: int = Field(ge=1, le=1000)
+    seeds: int = Field(3, ge=1, le=1000)
+
+
 class Halving(Frozen):
-    """Successive halving: at each rung (a fraction of the budget) the best `keep` of the trials there go on."""
+    """Successive halving: at each rung (a fraction of the budget) the best `keep` of the trials there go on.
+
+    `trust`: nobody is stopped at a rung before trials that went the whole way show a rank correlation of at least this
+    between the rung and the end; -1: from the start. By default 0.5 where the first metric is an accuracy, which is
+    learned suddenly, and -1 elsewhere.
+    """
 
     rungs: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(min_length=1, max_length=16)
     keep: float = Field(0.5, gt=0.0, lt=1.0)
+    trust: float | None = Field(None, ge=-1.0, le=1.0)
 
     @model_validator(mode="after")
     def _rising(self) -> Halving:

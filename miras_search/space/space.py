@@ -31,7 +31,7 @@ from miras_search.space.counting import Size, count_backbones, count_designs, op
 from miras_search.space.domain import Assignment, Axis, Domain, Grid, Middle, Replay, Struct, Suggest
 from miras_search.space.marks import Problems, Source, nearest
 from miras_search.space.reader import Reading, read_space
-from miras_search.space.settings import Budget, Halving, Objective, Search
+from miras_search.space.settings import Budget, Finalists, Halving, LrSearch, Objective, Search
 from miras_search.space.shipped import find, read_text
 from miras_search.tasks import Task
 
@@ -60,7 +60,9 @@ class Space:
     seeds: int
     objectives: tuple[Objective, ...]
     search: Search
+    lr_search: LrSearch | None
     halving: Halving | None
+    finalists: Finalists | None
     timeout_s: float | None
 
     @classmethod
@@ -112,6 +114,11 @@ class Space:
     def rows(self) -> int:
         """Ledger rows that one suggestion expands to: tasks x seeds."""
         return len(self.tasks) * self.seeds
+
+    @property
+    def final_rows(self) -> int:
+        """Ledger rows that the finalists add."""
+        return self.finalists.count * self.finalists.seeds * len(self.tasks) if self.finalists else 0
 
     @cached_property
     def _size(self) -> Size:
@@ -211,6 +218,8 @@ class Space:
             plain["backbone"]["width"] = 2 * heads  # and any multiple
         elif width % heads:
             raise DesignError(f"heads-width: heads {heads} does not divide width {width}; use heads that do")
+        if self.lr_search is not None:  # any will do: every trial searches its own
+            plain["optimiser"]["lr"] = self.lr_search.grid[len(self.lr_search.grid) // 2]
         backbone, optimiser = _build(Backbone, plain["backbone"]), _build(Optimiser, plain["optimiser"])
         candidate = Candidate(design=design, backbone=backbone, optimiser=optimiser)
         for memory in candidate.memories:
@@ -254,8 +263,12 @@ class Space:
         out["seeds"] = self.seeds
         out["objectives"] = [objective.model_dump(mode="json") for objective in self.objectives]
         out["search"] = self.search.model_dump(mode="json")
+        if self.lr_search is not None:
+            out["lr_search"] = self.lr_search.model_dump(mode="json")
         if self.halving is not None:
-            out["halving"] = self.halving.model_dump(mode="json")
+            out["halving"] = self.halving.model_dump(mode="json", exclude_none=True)
+        if self.finalists is not None:
+            out["finalists"] = self.finalists.model_dump(mode="json")
         if self.timeout_s is not None:
             out["timeout_s"] = self.timeout_s
         return out
@@ -295,6 +308,19 @@ def _check(space: Space, reading: Reading) -> None:
         at = keys["search"].at(("sampler",)).mark
         what = f"sampler: grid, but {size.continuous[0]} is continuous"
         problems.add(at, what, "give it a step:, or use sampler: random or tpe")
+    if space.lr_search is not None:
+        for struct in options(space.optimiser):
+            if "lr" in struct.fields:
+                problems.add(struct.fields["lr"].mark, "lr is searched by lr_search:", "leave lr out of optimiser:")
+        if any(getattr(task, "protocol", "") == "paper" for task in space.tasks):
+            what = "protocol: paper has learning rates of its own, compared on the test set"
+            problems.add(keys["lr_search"].name_mark, what, "leave lr_search: out, or use protocol: sound")
+        if space.halving is not None and space.halving.rungs[0] < space.lr_search.rungs[-1]:
+            what = (
+                f"a design may be stopped at {space.halving.rungs[0]:g} of the budget, while its rate is still searched"
+            )
+            hint = f"let its rungs begin at {space.lr_search.rungs[-1]:g}, the last one of lr_search:"
+            problems.add(keys["halving"].at(("rungs",)).mark, what, hint)
     if space.search.sampler == "survey" and space.halving is not None:
         what = "a survey has no early stopping: what is stopped says nothing of what matters"
         problems.add(keys["halving"].name_mark, what, "leave halving: out, or use another sampler")

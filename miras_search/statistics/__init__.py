@@ -3,15 +3,18 @@
 `intervals`: means over seeds, paired differences, rates. `effects`: marginal means of the choices, failure rates.
 `shares`: which inputs the differences come from, on a conditional space; `shapley`: the same of kinds, where combinations are
 refused. `paired`: two designs by seed, bimodal or not. `fronts`: who is on them, and the volume they dominate. `ranks`: does a
-cheap test order as an expensive one. `winners`: what of a lead is luck.
+cheap test order as an expensive one. `winners`: what of a lead is luck; `finals`: what fresh
+seeds say of it.
 """
 
 from miras_search.statistics.effects import balanced, choice_effects, failure_rates, unchosen
+from miras_search.statistics.finals import Finalist, finalists
 from miras_search.statistics.fronts import Front, front, hypervolume, pareto_front
 from miras_search.statistics.intervals import (
     Interval,
     mean_interval,
     paired_difference,
+    probability_ahead,
     solve_rate,
     t_quantile,
     wilson_interval,
@@ -25,6 +28,7 @@ from miras_search.statistics.winners import Shrunk, winners_shrinkage
 __all__ = [
     "Agreement",
     "Comparison",
+    "Finalist",
     "Front",
     "Interval",
     "Shares",
@@ -34,12 +38,14 @@ __all__ = [
     "choice_effects",
     "compare",
     "failure_rates",
+    "finalists",
     "front",
     "hypervolume",
     "mean_interval",
     "paired_difference",
     "paired_rates",
     "pareto_front",
+    "probability_ahead",
     "rank_agreement",
     "shapley",
     "shares",

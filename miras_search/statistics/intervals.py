@@ -120,6 +120,28 @@ def paired_difference(
     return mean_interval(x - y, level, method, resamples, seed)
 
 
+def probability_ahead(a: pd.Series[Any] | Mapping[Any, float], b: pd.Series[Any] | Mapping[Any, float]) -> float:
+    """Probability that a's mean is above b's, from seeds that both have; NaN for fewer than two.
+
+    The posterior of the mean difference under a flat prior is Student's t, if differences are about normal. Where all
+    are equal (solved by one and not by the other, on every seed) their spread is unknown, not zero: then it is
+    Laplace's (n + 1) / (n + 2), or a half if they are zero.
+
+    Args:
+        a: value by seed; more is better.
+        b: likewise.
+    """
+    left, right = pd.Series(a, dtype="float64").align(pd.Series(b, dtype="float64"), join="inner")
+    d = _finite((left - right).to_numpy())
+    if len(d) < 2:
+        return math.nan
+    mean, spread = float(d.mean()), float(d.std(ddof=1))
+    if spread <= 1e-12 * (abs(mean) + 1e-300):
+        return 0.5 if mean == 0 else (len(d) + 1) / (len(d) + 2) if mean > 0 else 1 / (len(d) + 2)
+    t = mean / (spread / math.sqrt(len(d)))
+    return 0.5 + math.copysign(0.5 * _t_inside(abs(t), len(d) - 1), t)
+
+
 def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
     """Share of successes among n independent attempts with Wilson's score interval; sound at 0 of n and for small n.
 

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -26,8 +27,9 @@ from typing import IO, Any
 from miras_search import checkpoint, op
 from miras_search.candidate import Candidate
 from miras_search.choice import variants
-from miras_search.ledger import Record, Status, now
-from miras_search.sweep.job import STATUS, Event, Job, outcome
+from miras_search.ledger import Rates, Record, Status, now
+from miras_search.rates import RateSearch
+from miras_search.sweep.job import NOTES, STATUS, Event, Job, outcome
 from miras_search.tasks import Task
 from miras_search.trial import Progress, Trainer, failed, finish
 
@@ -60,6 +62,8 @@ class Attempt:
         self._attempts = 0
         self._decided: set[int] = set()
         self._waits = False
+        self._search: RateSearch | None = None
+        self._rates: Rates | None = None
 
     def step(self, seconds: float) -> Event:
         """Build the model; from the second call on, train for about that long, or to the next rung, or to the end.
@@ -88,8 +92,10 @@ class Attempt:
         try:
             if self._trainer is not None and self._over is None and self._trainer.step and not self._waits:
                 self._trainer.save()
+            if self._search is not None and self._over is None:
+                self._search.save()
         finally:
-            self._trainer = None
+            self._trainer = self._search = None
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
@@ -119,10 +125,18 @@ class Attempt:
 
     def _step(self, until: float) -> Event | None:
         """One slice; None if the trial is over."""
+        if self.job.lr_search is not None and self._rates is None:
+            if self._search is None:
+                self._search = RateSearch(self.job.lr_search, self._build, self.folder)
+                self._start_clock()
+                return Event("progress", self._progress)
+            self._rates = self._search.advance(lambda _: self._may_go_on(until))
+            if self._rates is None:
+                return Event("progress", self._progress)
+            self._search = None
         if self._trainer is None:
-            self._trainer = self._build()
-            if self.job.timeout is not None:
-                self._deadline = time.monotonic() + self.job.timeout
+            self._trainer = self._build(self._rates.best if self._rates is not None else None, self.folder)
+            self._start_clock()
             rung = len(self._trainer.rungs) - 1
             waits = rung >= 0 and rung not in self._decided
             return self._ask() if waits else Event("progress", self._trainer.progress)
@@ -138,7 +152,7 @@ class Attempt:
             if trainer.tokens < target:
                 return Event("progress", trainer.progress)
             if not ahead:
-                self._end(finish(trainer))
+                self._end(finish(trainer, test=self.job.test))
                 return None
             trainer.rungs.append({"tokens": trainer.tokens, "metrics": trainer.evaluate(trainer.task.compared_on)})
             trainer.save()
@@ -147,13 +161,18 @@ class Attempt:
             if rung not in self._decided:
                 return self._ask()
 
+    def _start_clock(self) -> None:
+        if self.job.timeout is not None and self._deadline is None:
+            self._deadline = time.monotonic() + self.job.timeout
+
     def _may_go_on(self, until: float) -> bool:
         moment = time.monotonic()
         if self._deadline is not None and moment > self._deadline:
             raise TimedOut(f"not done after {self.job.timeout:g} s")
         return moment < until
 
-    def _build(self) -> Trainer:
+    def _build(self, lr: float | None, folder: Path) -> Trainer:
+        """The trainer of the job, at a learning rate or at its own, from the checkpoint in a folder if there is one."""
         job = self.job
         if job.plugins:
             from miras_search import plugin
@@ -161,10 +180,13 @@ class Attempt:
             for path in job.plugins:
                 plugin.load(path)
         candidate = Candidate.model_validate(job.record.candidate)
+        if lr is not None:
+            optimiser = candidate.optimiser.model_copy(update={"lr": lr})
+            candidate = candidate.model_copy(update={"optimiser": optimiser})
         task = variants("task")[job.task["kind"]].model_validate(job.task)
         assert isinstance(task, Task)
         cache = Path(job.cache) if job.cache else None
-        trainer = Trainer(candidate, task, job.budget, job.record.seed, self.folder, job.threads, cache=cache)
+        trainer = Trainer(candidate, task, job.budget, job.record.seed, folder, job.threads, cache=cache)
         trainer.restore()
         self._keep_source(candidate)
         return trainer
@@ -189,6 +211,7 @@ class Attempt:
             self._note(event="end", record=self._over.model_dump(mode="json"))
             if self._over.status != "ok":
                 checkpoint.remove(self.folder)
+                shutil.rmtree(self.folder / "rates", ignore_errors=True)
 
     def _measured(self, status: Status, cause: str) -> Record:
         if self._trainer is None:
@@ -198,13 +221,16 @@ class Attempt:
     def _whole(self, record: Record) -> Record:
         """With what only the driver and the attempt know."""
         known = self.job.record
-        mine = {name: getattr(known, name) for name in ("n", "assignment", "how", "rejected", "match")}
-        return record.model_copy(update=mine | {"attempts": self._attempts})
+        mine = {name: getattr(known, name) for name in NOTES}
+        mine |= {"key": known.key, "fingerprint": known.fingerprint, "rates": self._rates, "attempts": self._attempts}
+        return record.model_copy(update=mine)
 
     @property
     def _progress(self) -> Progress:
         if self._trainer is not None:
             return self._trainer.progress
+        if self._search is not None and (progress := self._search.progress) is not None:
+            return progress
         over = self._over or self.job.record
         return Progress(over.tokens, self.job.budget, over.steps, over.steps, float("nan"), over.seconds)
 

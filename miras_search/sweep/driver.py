@@ -16,11 +16,16 @@ from rich.console import Console
 
 from miras_search import checkpoint
 from miras_search.ledger import Record, Status
+from miras_search.results import load_results
 from miras_search.runs import RunFolder
 from miras_search.search import Leader, Outcome, Rungs, Search, leaders, outcomes
+from miras_search.search.halving import Evidence
+from miras_search.search.nsga2 import ranked
 from miras_search.space import Space
-from miras_search.sweep.job import STATUS, Event, Job, lost, outcome
+from miras_search.statistics.finals import Finalist, finalists
+from miras_search.sweep.job import NOTES, STATUS, Event, Job, lost, outcome
 from miras_search.sweep.progress import Monitor, duration, leading
+from miras_search.sweep.reuse import Reuse
 from miras_search.tasks import Task
 from miras_search.trial import Progress, blank
 
@@ -33,7 +38,8 @@ class Summary:
     """What a sweep came to.
 
     `rows` of the run, `new` in this session; `counts` by status; `causes` of what is neither ok nor pruned, most
-    frequent first; `exhausted`: every point of the space has been tried; `seconds` of this session.
+    frequent first; `exhausted`: every point of the space has been tried; `seconds` of this session; `rungs`: how well
+    each foretells the end; `finals`: objective and finalist, the best first.
     """
 
     name: str
@@ -45,12 +51,16 @@ class Summary:
     best: tuple[Leader, ...]
     exhausted: bool
     seconds: float
+    rungs: tuple[Evidence, ...] = ()
+    finals: tuple[tuple[str, Finalist], ...] = ()
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         lines = [f"{self.name}: {self.rows} trials ({counts}), {self.new} new in {duration(self.seconds)}"]
         lines += [f"{leading(best)}, trial {best.key}" for best in self.best]
         lines += [f"{count} x {cause}" for cause, count in self.causes.items()]
+        lines += [str(found) for found in self.rungs]
+        lines += [f"final by {metric}, {finalist}" for metric, finalist in self.finals]
         if self.exhausted:
             lines.append("every point of the space has been tried")
         return "\n  ".join(lines)
@@ -74,9 +84,10 @@ class Driver:
         timeout: float | None,
         threads: int,
         plugins: tuple[str, ...],
+        reuse: Reuse | None = None,
     ) -> None:
         self.run, self.space, self.search, self.total, self.cache = run, space, search, total, cache
-        self.timeout, self.threads, self.plugins = timeout, threads, plugins
+        self.timeout, self.threads, self.plugins, self.reuse = timeout, threads, plugins, reuse
         self.parallel = space.search.parallel
         self.rows = run.ledger.rows()
         self.exhausted = False
@@ -87,9 +98,12 @@ class Driver:
         for row in self.rows:
             self._places.setdefault(row.n, {}).setdefault((row.task, row.seed), row)
         self._by_key = {row.key: row for row in self.rows}
+        self._how: dict[int, str] = {}
         self._earlier: list[Mapping[str, Any]] = []
         self._queue: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
+        self._twins: dict[str, list[Record]] = {}
+        self._finals = space.finalists is None
         self._seen: dict[str, Record] = {}
         self._before = len(self.rows)
         self._monitor = Monitor(console, run.path.name, total, self.rows)
@@ -108,8 +122,13 @@ class Driver:
 
     @property
     def finished(self) -> bool:
-        """All rows are dealt, or no candidate is left."""
-        return not self._queue and (self.exhausted or len(self._earlier) * self.space.rows >= self.total)
+        """All rows are dealt, those of the finalists too."""
+        return not self._queue and self._searched and self._finals
+
+    @property
+    def _searched(self) -> bool:
+        """All rows of the search are dealt, or no candidate is left."""
+        return self.exhausted or len(self._earlier) * self.space.rows >= self.total
 
     def next_job(self) -> Job | None:
         """The next trial to run; None if all are dealt, or the next suggestion waits for results."""
@@ -127,6 +146,8 @@ class Driver:
 
     def _deal(self) -> bool:
         """Queue the rows of the next suggestion that are not in the ledger; False if it waits for results."""
+        if self._searched:
+            return self._deal_finals()
         n = len(self._earlier)
         places = [(seed, task) for seed in range(self.space.seeds) for task in self.space.tasks]
         places = places[: self.total - n * self.space.rows]
@@ -145,6 +166,7 @@ class Driver:
                 return True
             assignment, how, rejected = suggestion.assignment, suggestion.how, dict(suggestion.rejected)
         self._earlier.append(assignment)
+        self._how[n] = how
         missing = [(seed, task) for seed, task in places if (task.name, seed) not in have]
         if not missing:
             return True
@@ -152,18 +174,46 @@ class Driver:
         certificates = self.space.certificates(candidate)
         for seed, task in missing:
             first = (seed, task) == places[0]
-            record = blank(candidate, task, self.space.budget.of(task.name), seed)
+            record = blank(candidate, task, self.space.budget.of(task.name), seed, self.space.lr_search)
             notes = {"n": n, "assignment": dict(assignment), "how": how, "match": certificates}
             notes["rejected"] = rejected if first else {}
             self._put(record.model_copy(update=notes), task)
         return True
 
+    def _deal_finals(self) -> bool:
+        """Queue the rows of the finalists, once the search is over."""
+        if self._jobs:
+            return False
+        assert self.space.finalists is not None
+        self._finals = True
+        done = [(o, o.values) for o in self._committed if o.values is not None]
+        order = ranked([values for _, values in done], [o.goal for o in self.space.objectives])
+        best = [done[i][0] for i in order[: self.space.finalists.count]]
+        seeds = range(self.space.seeds, self.space.seeds + self.space.finalists.seeds)
+        self._monitor.total += len(best) * len(seeds) * len(self.space.tasks)
+        for seed in seeds:
+            for chosen in best:
+                candidate = self.space.candidate(dict(chosen.assignment))
+                notes = {"n": chosen.n, "assignment": dict(chosen.assignment), "stage": "final"}
+                notes |= {"how": self._how[chosen.n], "match": self.space.certificates(candidate)}
+                for task in self.space.tasks:
+                    if (task.name, seed) not in self._places[chosen.n]:
+                        record = blank(candidate, task, self.space.budget.of(task.name), seed, self.space.lr_search)
+                        self._put(record.model_copy(update=notes), task)
+        return True
+
     def _put(self, record: Record, task: Task) -> None:
         same = self._by_key.get(record.key)
         if same is not None:  # the same computation under another number: its result is taken over
-            mine = {name: getattr(record, name) for name in ("n", "assignment", "how", "rejected", "match")}
-            self._commit(same.model_copy(update=mine))
+            self._commit(_as(same, record))
             return
+        if record.key in self._jobs or any(job.key == record.key for job in self._queue):
+            self._twins.setdefault(record.key, []).append(record)
+            return
+        if self.reuse is not None and (kept := self.reuse.take(record, self.run.trial(record.key))) is not None:
+            self._commit(_as(kept, record))
+            return
+        final = record.stage == "final"
         self._queue.append(
             Job(
                 record=record,
@@ -171,7 +221,9 @@ class Driver:
                 budget=self.space.budget.of(task.name),
                 folder=str(self.run.trial(record.key).resolve()),
                 cache=str(self.cache) if self.cache else None,
-                rungs=self._rungs.tokens(task.name),
+                rungs=() if final else self._rungs.tokens(task.name),
+                test=final,
+                lr_search=self.space.lr_search,
                 timeout=self.timeout,
                 threads=self.threads,
                 plugins=self.plugins,
@@ -191,7 +243,8 @@ class Driver:
         others = self._rungs.reached([r for r in (*self.rows, *self._seen.values()) if r.key != key], record.task, rung)
         own = self._rungs.values(record, rung)
         self._seen[key] = record
-        if own is None or self._rungs.survives(record.task, rung, own, others):
+        trusted = self._rungs.evidence(record.task, rung, self.rows).stops
+        if own is None or not trusted or self._rungs.survives(record.task, rung, own, others):
             return True
         cause = f"not among the best {self.space.halving.keep:.0%} at rung {rung + 1}" if self.space.halving else ""
         self._commit(record.model_copy(update={"cause": cause}))
@@ -239,12 +292,30 @@ class Driver:
         place[record.task, record.seed] = self._by_key[record.key] = record
         self._jobs.pop(record.key, None)
         self._seen.pop(record.key, None)
-        self._committed += outcomes(place.values(), self.space)
+        if record.stage == "search":
+            self._committed += outcomes(place.values(), self.space)
         self._monitor.ended(record, self.best())
+        for twin in self._twins.pop(record.key, ()):
+            self._commit(_as(record, twin))
 
     def best(self) -> list[Leader]:
         """The best suggestion by each objective."""
         return leaders(self._committed, self.rows, self.space)
+
+    def evidence(self) -> Iterator[Evidence]:
+        """How well each rung of each task foretells the end."""
+        for task in self.space.tasks:
+            for rung in range(len(self._rungs.tokens(task.name))):
+                yield self._rungs.evidence(task.name, rung, self.rows)
+
+    def _finalists(self) -> Iterator[tuple[str, Finalist]]:
+        if not any(row.stage == "final" for row in self.rows):
+            return
+        frame = load_results(self.run.path)
+        for objective in self.space.objectives:
+            if objective.task:
+                for finalist in finalists(frame, objective.task, objective.name, objective.goal):
+                    yield objective.metric, finalist
 
     def summary(self) -> Summary:
         """What the run has come to."""
@@ -258,6 +329,8 @@ class Driver:
             causes=dict(failed.most_common()),
             best=tuple(self.best()),
             exhausted=self.exhausted,
+            rungs=tuple(self.evidence()),
+            finals=tuple(self._finalists()),
             seconds=self._monitor.seconds,
         )
 
@@ -289,3 +362,8 @@ class Driver:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def _as(result: Record, known: Record) -> Record:
+    """The result of an equal trial as the row of another place."""
+    return result.model_copy(update={name: getattr(known, name) for name in NOTES})

@@ -187,7 +187,8 @@ def _spread(costs: Sequence[tuple[int, int]]) -> Iterator[int]:
 def _work(space: Space, task: Task, scored: int) -> float:
     """Tokens of a trial, as many as training takes the time of: an evaluated one costs a third."""
     rungs = space.halving.rungs if space.halving else ()
-    share = _share(rungs, space.halving.keep) if space.halving else 1.0
+    searched = space.lr_search.work - 1 if space.lr_search else 0.0
+    share = searched + _share(rungs, space.halving.keep) if space.halving else searched + 1.0
     return share * space.budget.of(task.name) + (1 + len(rungs)) * scored / 3
 
 

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from miras_search.choice import Frozen
 from miras_search.ledger import Record, Status, now
+from miras_search.space.settings import LrSearch
 
 if TYPE_CHECKING:
     from miras_search.trial import Progress
 
 STATUS = "status.jsonl"
+NOTES = ("n", "assignment", "how", "stage", "rejected", "match")
+"""What of a row only the driver knows."""
 
 
 class Job(Frozen):
     """A trial as it is sent to a worker: values only.
 
     `record` is its row as far as the driver knows it: key, candidate, task, seed, assignment. `task` is the spec;
-    `rungs` are tokens at which the trial is evaluated and waits for a decision; `timeout` is in seconds of an attempt.
+    `rungs` are tokens at which the trial is evaluated and waits for a decision; `lr_search`: how it finds its
+    learning rate; `timeout` is in seconds of an attempt.
     """
 
     record: Record
@@ -26,6 +30,8 @@ class Job(Frozen):
     folder: str
     cache: str | None = None
     rungs: tuple[int, ...] = ()
+    lr_search: LrSearch | None = None
+    test: bool = False
     timeout: float | None = None
     threads: int = 1
     plugins: tuple[str, ...] = ()

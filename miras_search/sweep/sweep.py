@@ -26,6 +26,7 @@ from miras_search.runs import RunFolder
 from miras_search.search import Search
 from miras_search.space import Space
 from miras_search.sweep.driver import INTERRUPTED, Driver, Summary
+from miras_search.sweep.reuse import Reuse
 
 __all__ = ["Executor", "Summary", "SweepInterrupted", "run_sweep"]
 
@@ -70,6 +71,7 @@ def run_sweep(
     console: Console | None = None,
     plugins: Sequence[str | Path] = (),
     command: str | None = None,
+    reuse: Sequence[str | Path] = (),
 ) -> Summary:
     """Run a sweep, or continue one.
 
@@ -86,6 +88,7 @@ def run_sweep(
         console: for progress; default: standard error.
         plugins: files with variants and tasks of the user.
         command: line to be noted in the run's environment.
+        reuse: runs (folders, or names under `runs_dir`) whose equal trials are taken over instead of being trained.
 
     Raises:
         RunError: if the run exists and `resume` is not given, does not exist and it is, was made from another space, is
@@ -109,10 +112,12 @@ def run_sweep(
         raise RunError("a new run needs a space", hint="give one, or continue a run with --resume")
     total = trials if trials is not None else space.search.trials
     cache = op.cache_folder() / "data"
-    for task in space.tasks:
-        task.prepare(cache)
+    data = {task.name: task.prepare(cache) for task in space.tasks}
+    others = [RunFolder.open(one if Path(one).is_dir() else runs_dir / one) for one in reuse]
+    known = Reuse(others, lambda task: data[task].hashes) if others else None
     search = Search(space)
     about = {"command": command, "executor": executor, "address": address, "plugins": files, "trials": total}
+    about["reuse"] = [str(other.path) for other in others]
     extended = dataclasses.replace(space, search=space.search.model_copy(update={"trials": total}))
     if run is None:
         run = RunFolder.create(runs_dir / name, extended.to_yaml(), about=about)
@@ -122,7 +127,7 @@ def run_sweep(
             if total > space.search.trials:
                 run.write("space.yaml", extended.to_yaml())
         limit = timeout if timeout is not None else space.timeout_s
-        with Driver(run, space, search, total, console, cache, limit, threads, tuple(files)) as driver:
+        with Driver(run, space, search, total, console, cache, limit, threads, tuple(files), known) as driver:
             if executor == "ray":
                 from miras_search.sweep import ray_tune
 
