@@ -62,6 +62,7 @@ class Search:
         self.space, self.vocab = space, vocab
         self.sampler = samplers.get(space.search.sampler)
         self._known: dict[str, str] = {}
+        self._asked: list[tuple[Mapping[str, object], str]] = []
         distinct: dict[str, Assignment] = {}
         for start in space.starts():
             distinct.setdefault(self._fingerprint(start), start)
@@ -106,7 +107,7 @@ class Search:
             pending=[a for i, a in enumerate(before) if i not in seen],
             last=before[-1] if n > len(self.starts) else None,
         )
-        taken = {self._fingerprint(assignment) for assignment in before}
+        taken = self._taken(earlier)
         rejected: Counter[str] = Counter()
         repeated = 0
         for assignment, how in self.sampler.draws(ask):
@@ -119,6 +120,16 @@ class Search:
                 return Suggestion(n, assignment, how, dict(rejected), repeated)
             repeated += 1
         return None
+
+    def _taken(self, earlier: Sequence[Mapping[str, object]]) -> set[str]:
+        """Fingerprints of the earlier suggestions; those that were given the last time are not computed again."""
+        same = zip(earlier, self._asked, strict=False)
+        count = next(
+            (i for i, (now, (then, _)) in enumerate(same) if now is not then), min(len(earlier), len(self._asked))
+        )
+        del self._asked[count:]
+        self._asked += ((assignment, self._fingerprint(dict(assignment))) for assignment in earlier[count:])
+        return {fingerprint for _, fingerprint in self._asked}
 
     def _fingerprint(self, assignment: Assignment) -> str:
         text = json.dumps(assignment, sort_keys=True)

@@ -42,14 +42,21 @@ class SurveySampler:
         """Draws from the cells, the least had first."""
         choices = open_choices(ask.space)
         kinds = [[_kind(option) for option in domain.options] for _, domain in choices]
+        named = [dict(zip(domain.labels, mine, strict=True)) for (_, domain), mine in zip(choices, kinds, strict=True)]
+        paths = [path for path, _ in choices]
+        done = (*(o.assignment for o in ask.history), *ask.pending)
+        had = Counter(  # a start, which is no point of the choices, is outside of the balance
+            tuple(which[a[path]] for which, path in zip(named, paths, strict=True))
+            for a in done
+            if all(path in a for path in paths)
+        )
         singles: Counter[tuple[int, str]] = Counter()
         pairs: Counter[tuple[int, str, int, str]] = Counter()
-        for assignment in (*(o.assignment for o in ask.history), *ask.pending):
-            if all(path in assignment for path, _ in choices):  # a start is outside of the balance
-                had = assignment
-                mine = [(i, kinds[i][d.labels.index(had[path])]) for i, (path, d) in enumerate(choices)]
-                singles.update(mine)
-                pairs.update((*a, *b) for a, b in itertools.combinations(mine, 2))
+        for mine, count in had.items():
+            for kind in enumerate(mine):
+                singles[kind] += count
+            for a, b in itertools.combinations(enumerate(mine), 2):
+                pairs[*a, *b] += count
 
         def had_least(cell: Cell) -> tuple[float, int, float]:
             mine = [(i, kinds[i][at]) for i, at in enumerate(cell)]

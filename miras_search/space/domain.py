@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel
@@ -173,7 +174,7 @@ class Alternatives:
     literal: bool
     mark: Mark = field(compare=False, repr=False)
 
-    @property
+    @cached_property
     def labels(self) -> list[Any]:
         """A distinct JSON value for each option: its value, its kind (`lp[1]` where one stands twice), or its text."""
         kinds = [o.kind for o in self.options if isinstance(o, Struct)]
