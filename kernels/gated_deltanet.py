@@ -2,7 +2,11 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: l2}
+<<<<<<< HEAD
     retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
+=======
+    retention: {kind: l2, gate: scalar, decay: data, bias: 6.0}
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
     algorithm: {kind: gradient_descent, step: 0.5, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: online, order: decay_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -16,10 +20,14 @@ retention: L2 gate (weight decay): F(W) = 1/2 ||W||^2, psi = identity (Miras Eq 
 algorithm: Gradient descent: S_t = alpha_t S_{t-1} - eta_t g_t (Miras Eq 5).
 
 Paper: Yang et al. 2024, arXiv 2412.06464.
-Fidelity: Exact recurrence, decay first. alpha = sigmoid(w x + 4) where the authors take Mamba2's parametrisation.
+Fidelity: Exact recurrence, decay first. alpha = sigmoid(w x + 6) where the authors take Mamba2's parametrisation.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
+<<<<<<< HEAD
 Fingerprint f43d94fcd121. Needs torch alone. Do not edit: change the design and emit again.
+=======
+Fingerprint 47cff92a2f94. Needs torch alone. Do not edit: change the design and emit again.
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
 """
 
 import math
@@ -33,10 +41,17 @@ from torch import Tensor
 from torch import nn
 
 NAME = "gated-deltanet"
+<<<<<<< HEAD
 FINGERPRINT = "f43d94fcd121"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'l2'},
  'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
+=======
+FINGERPRINT = "47cff92a2f94"
+DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
+ 'bias': {'kind': 'l2'},
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 6.0},
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
  'algorithm': {'kind': 'gradient_descent',
                'step': 0.5,
                'step_gate': 'data',
@@ -61,7 +76,7 @@ LAYERS = 1
 EXPANSION = 1
 DELTA_START = 1.0
 GATE = 'scalar'
-ALPHA_START = 4.0
+ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1

@@ -2,7 +2,11 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
+<<<<<<< HEAD
     retention: {kind: l2, gate: channel, decay: data, schedule: retnet, bias: 4.0}
+=======
+    retention: {kind: l2, gate: channel, decay: data, bias: 6.0}
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: constant, reach: 2.0, read_order: write_first,
         sign: descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths:
         tied}
@@ -17,11 +21,15 @@ retention: L2 gate (weight decay): F(W) = 1/2 ||W||^2, psi = identity (Miras Eq 
 algorithm: Gradient descent: S_t = alpha_t S_{t-1} - eta_t g_t (Miras Eq 5).
 
 Paper: Yang et al. 2023, arXiv 2312.06635.
-Fidelity: Exact recurrence, one decay a key channel through a bottleneck of 32. alpha = sigmoid(w x + 4) where the
+Fidelity: Exact recurrence, one decay a key channel through a bottleneck of 32. alpha = sigmoid(w x + 6) where the
 authors take sigmoid(w x)^(1/16); unit q and k are the block's.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
+<<<<<<< HEAD
 Fingerprint e1d5225ea316. Needs torch alone. Do not edit: change the design and emit again.
+=======
+Fingerprint ca48d095afd0. Needs torch alone. Do not edit: change the design and emit again.
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
 """
 
 import math
@@ -35,10 +43,17 @@ from torch import Tensor
 from torch import nn
 
 NAME = "gla"
+<<<<<<< HEAD
 FINGERPRINT = "e1d5225ea316"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
  'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
+=======
+FINGERPRINT = "ca48d095afd0"
+DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
+ 'bias': {'kind': 'dot'},
+ 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'bias': 6.0},
+>>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'constant',
@@ -63,7 +78,7 @@ LAYERS = 1
 INPUTS = 1
 EXPANSION = 1
 GATE = 'channel'
-ALPHA_START = 4.0
+ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1

@@ -169,9 +169,13 @@ class Mlp(_Dense):
     def canonical(self, linear_retention: bool) -> Memory:
         if self.layers > 1:
             return self
-        if not (self.residual or self.norm or self.offset):
+        if self.linear:
             return Matrix(initial="learned")
         return self.model_copy(update={"expansion": 4})
+
+    @property
+    def linear(self) -> bool:
+        return self.layers == 1 and not (self.residual or self.norm or self.offset)
 
     @property
     def normalised(self) -> bool:

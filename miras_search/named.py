@@ -114,14 +114,14 @@ NAMED: dict[str, Named] = {
     "gla": Named(
         Design(memory=Matrix(), bias=Dot(), retention=L2Retention(gate="channel"), algorithm=_DOT),
         "Yang et al. 2023, arXiv 2312.06635",
-        "Exact recurrence, one decay a key channel through a bottleneck of 32. alpha = sigmoid(w x + 4) where the authors take "
+        "Exact recurrence, one decay a key channel through a bottleneck of 32. alpha = sigmoid(w x + 6) where the authors take "
         "sigmoid(w x)^(1/16); unit q and k are the block's.",
     ),
     "mamba2": Named(
         Design(
             memory=Matrix(),
             bias=Dot(),
-            retention=L2Retention(),
+            retention=L2Retention(bias=4.0),
             algorithm=GradientDescent(step_gate="tied"),
             block=Block(qk_norm=False),
         ),
@@ -133,7 +133,7 @@ NAMED: dict[str, Named] = {
         Design(
             memory=Matrix(),
             bias=Dot(),
-            retention=L2Retention(gate="channel"),
+            retention=L2Retention(gate="channel", bias=4.0),
             algorithm=GradientDescent(step_gate="tied"),
             block=Block(qk_norm=False),
         ),
@@ -154,7 +154,7 @@ NAMED: dict[str, Named] = {
             algorithm=_DELTA.model_copy(update={"order": "decay_first"}),
         ),
         "Yang et al. 2024, arXiv 2412.06464",
-        "Exact recurrence, decay first. alpha = sigmoid(w x + 4) where the authors take Mamba2's parametrisation.",
+        "Exact recurrence, decay first. alpha = sigmoid(w x + 6) where the authors take Mamba2's parametrisation.",
     ),
     "longhorn": Named(
         Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=Implicit()),

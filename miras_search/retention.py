@@ -107,18 +107,19 @@ class L2Retention(Retention):
     `decay`: `data` predicts alpha for every token; `learned` learns one constant a head (or channel) in the outer loop;
     `constant` fixes one a head by `schedule`: `retnet` 1 - 2^(-5 - head), `alibi` exp(-2^(-8 (head + 1) / heads)) (Lightning
     attention, arXiv 2401.04658).
-    `bias`: the logit of alpha at initialisation (measured: +4 trains, +2 and 0 do not).
+    `bias`: the logit of alpha at initialisation. At 4 a deep memory has forgotten its learned start after 256 tokens, and its
+    LayerNorm blows up what is left (docs/decisions.md, 15).
     """
 
     kind: Literal["l2"] = "l2"
     gate: Literal["scalar", "channel", "row"] = "scalar"
     decay: Literal["data", "constant", "learned"] = "data"
     schedule: Literal["retnet", "alibi"] = "retnet"
-    bias: float = 4.0
+    bias: float = 6.0
 
     def canonical(self) -> Retention:
         # A constant decay is one number a head: its channels are equal, and its initial logit is not used.
-        unused = {"bias": 4.0, "gate": "scalar"} if self.decay == "constant" else {"schedule": "retnet"}
+        unused = {"bias": 6.0, "gate": "scalar"} if self.decay == "constant" else {"schedule": "retnet"}
         return self.model_copy(update=unused)
 
     @property

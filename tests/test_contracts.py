@@ -326,7 +326,7 @@ def test_lq_degrees(q: float, norm: Any) -> None:
         near(retention.psi(Xp, 10.0 * s), 10.0**degree * retention.psi(Xp, s), "argmin")
         if q == 2.0:
             near(retention.psi(Xp, s), s, "identity")
-            assert retention.canonical() == L2Retention()
+            assert retention.canonical() == L2Retention(bias=retention.bias)
 
 
 def test_lq_printed_is_equation_24() -> None:

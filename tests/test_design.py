@@ -204,7 +204,7 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "eps of a tanh": ({"bias": L1(eps=0.5)}, {"bias": L1()}),
     "nu of a potential": ({"bias": Lp(nu=3.0), "memory": Mlp()}, {"bias": Lp(), "memory": Mlp()}),
     "nu of a norm": ({"bias": Huber(nu=3.0)}, {"bias": Huber()}),
-    "q = 2 is the l2 gate": ({"retention": Lq(q=2.0, map="mirror")}, {"retention": L2Retention()}),
+    "q = 2 is the l2 gate": ({"retention": Lq(q=2.0, map="mirror")}, {"retention": L2Retention(bias=4.0)}),
     "schedule of a predicted decay": (
         {"retention": L2Retention(schedule="alibi")},
         {"retention": L2Retention()},
