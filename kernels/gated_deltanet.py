@@ -2,11 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: l2}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: scalar, decay: data, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: gradient_descent, step: 0.5, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: online, order: decay_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -23,11 +19,7 @@ Paper: Yang et al. 2024, arXiv 2412.06464.
 Fidelity: Exact recurrence, decay first. alpha = sigmoid(w x + 6) where the authors take Mamba2's parametrisation.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint f43d94fcd121. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint 47cff92a2f94. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint 924abc714c7b. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -41,17 +33,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "gated-deltanet"
-<<<<<<< HEAD
-FINGERPRINT = "f43d94fcd121"
+FINGERPRINT = "924abc714c7b"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "47cff92a2f94"
-DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
- 'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 0.5,
                'step_gate': 'data',

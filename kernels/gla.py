@@ -2,11 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: channel, decay: data, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: channel, decay: data, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: channel, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: constant, reach: 2.0, read_order: write_first,
         sign: descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths:
         tied}
@@ -25,11 +21,7 @@ Fidelity: Exact recurrence, one decay a key channel through a bottleneck of 32. 
 authors take sigmoid(w x)^(1/16); unit q and k are the block's.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint e1d5225ea316. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint ca48d095afd0. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint fe024b6521c2. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -43,17 +35,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "gla"
-<<<<<<< HEAD
-FINGERPRINT = "e1d5225ea316"
+FINGERPRINT = "fe024b6521c2"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "ca48d095afd0"
-DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
- 'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'channel', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'constant',

@@ -2,11 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: dot}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: scalar, decay: constant, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: scalar, decay: constant, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: scalar, decay: constant, schedule: retnet, bias: 6.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: constant, reach: 2.0, read_order: write_first,
         sign: descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths:
         tied}
@@ -24,11 +20,7 @@ Paper: Sun et al. 2023, arXiv 2307.08621.
 Fidelity: Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint fb4711e20663. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint f33218523983. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint e30cf7c5676f. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -49,17 +41,10 @@ except ImportError:
     triton = None
 
 NAME = "retnet"
-<<<<<<< HEAD
-FINGERPRINT = "fb4711e20663"
+FINGERPRINT = "e30cf7c5676f"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'constant', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "f33218523983"
-DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
- 'bias': {'kind': 'dot'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'constant', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'constant', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'constant',

@@ -2,11 +2,7 @@
 
     memory: {kind: mlp, layers: 2, expansion: 4, residual: true, norm: true, offset: false}
     bias: {kind: l2}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: scalar, decay: data, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: momentum, step: 1.0, step_gate: data, reach: 2.0, read_order: write_first, sign: descent,
         chunk: 16, read: exact, updates: all, bias: 0.0}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -25,11 +21,7 @@ Paper: Behrouz et al. 2024, arXiv 2501.00663.
 Fidelity: Momentum and forget gate on a two-layer memory; residual and LayerNorm are Miras', the chunk is ours.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint b121304bd590. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint de7e5f90672c. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint bf1138c284e5. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -44,17 +36,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "titans-lmm"
-<<<<<<< HEAD
-FINGERPRINT = "b121304bd590"
+FINGERPRINT = "bf1138c284e5"
 DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
  'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "de7e5f90672c"
-DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
- 'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'momentum',
                'step': 1.0,
                'step_gate': 'data',

@@ -2,11 +2,7 @@
 
     memory: {kind: mlp, layers: 2, expansion: 4, residual: true, norm: true, offset: false}
     bias: {kind: huber, delta: 1.4142135623730951, threshold: data, form: mixture, nu: 1.0}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: scalar, decay: data, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -26,11 +22,7 @@ Fidelity: Printed mixture. Repairs: delta is a scalar (printed as a vector again
 with nu = 1, which is not printed (with nu = 10 it hardly trains).
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint 69980bab5f27. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint ba0e5a11bb5d. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint 951d65e93a35. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -45,17 +37,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "yaad"
-<<<<<<< HEAD
-FINGERPRINT = "69980bab5f27"
+FINGERPRINT = "951d65e93a35"
 DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
  'bias': {'kind': 'huber', 'delta': 1.4142135623730951, 'threshold': 'data', 'form': 'mixture', 'nu': 1.0},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "ba0e5a11bb5d"
-DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
- 'bias': {'kind': 'huber', 'delta': 1.4142135623730951, 'threshold': 'data', 'form': 'mixture', 'nu': 1.0},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'data',

@@ -2,11 +2,7 @@
 
     memory: {kind: mlp, layers: 2, expansion: 4, residual: true, norm: true, offset: false}
     bias: {kind: huber, delta: 1.4142135623730951, threshold: data, form: norm, nu: 1.0}
-<<<<<<< HEAD
-    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
-=======
-    retention: {kind: l2, gate: scalar, decay: data, bias: 6.0}
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -25,11 +21,7 @@ Paper: this project, after arXiv 2504.13173, Eq 15.
 Fidelity: Norm Huber: continuous at the threshold and with a slope beyond it.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-<<<<<<< HEAD
-Fingerprint f09ac01984d8. Needs torch alone. Do not edit: change the design and emit again.
-=======
-Fingerprint 6f199d0b35ba. Needs torch alone. Do not edit: change the design and emit again.
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+Fingerprint c2f33b8be4b5. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -44,17 +36,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "yaad-r"
-<<<<<<< HEAD
-FINGERPRINT = "f09ac01984d8"
+FINGERPRINT = "c2f33b8be4b5"
 DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
  'bias': {'kind': 'huber', 'delta': 1.4142135623730951, 'threshold': 'data', 'form': 'norm', 'nu': 1.0},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
-=======
-FINGERPRINT = "6f199d0b35ba"
-DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': True, 'norm': True, 'offset': False},
- 'bias': {'kind': 'huber', 'delta': 1.4142135623730951, 'threshold': 'data', 'form': 'norm', 'nu': 1.0},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'bias': 6.0},
->>>>>>> d871b39 (The L2 gate starts at a logit of 6; an mlp that is a linear map says so)
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'data',
