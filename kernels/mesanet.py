@@ -2,7 +2,7 @@
 
     memory: {kind: matrix, initial: zeros}
     bias: {kind: l2}
-    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 4.0}
+    retention: {kind: l2, gate: scalar, decay: data, schedule: retnet, bias: 6.0}
     algorithm: {kind: newton, step: 1.0, step_gate: data, reach: 2.0, ridge: 1.0}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
         own}
@@ -20,7 +20,7 @@ Fidelity: The decayed least squares themselves, solved by Cholesky where the aut
 gradients; Lambda a learned number a key channel, at least 0.25.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint 8c03c440d582. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint f0fbc7bb51c6. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -34,10 +34,10 @@ from torch import Tensor
 from torch import nn
 
 NAME = "mesanet"
-FINGERPRINT = "8c03c440d582"
+FINGERPRINT = "f0fbc7bb51c6"
 DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
  'bias': {'kind': 'l2'},
- 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 4.0},
+ 'retention': {'kind': 'l2', 'gate': 'scalar', 'decay': 'data', 'schedule': 'retnet', 'bias': 6.0},
  'algorithm': {'kind': 'newton', 'step': 1.0, 'step_gate': 'data', 'reach': 2.0, 'ridge': 1.0},
  'block': {'conv': 4,
            'residual_conv': 0,
@@ -51,7 +51,7 @@ LAYERS = 1
 EXPANSION = 1
 DELTA_START = 1.0
 GATE = 'scalar'
-ALPHA_START = 4.0
+ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1
