@@ -37,6 +37,8 @@ VERBS = (
     "status",
     "results",
     "report",
+    "compare",
+    "diff",
     "export",
 )
 

@@ -35,6 +35,7 @@ LAYERS = [
     ("statistics",),
     ("sweep",),
     ("report",),
+    ("compare",),
     ("export",),
     ("cli",),
 ]
@@ -74,7 +75,7 @@ INSIDE = {
     "sweep": ("progress", "job", "attempt", "reuse", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
     "report": ("numbers", "verdicts", "findings", "figures", "wording", "document"),
     "export": ("configuration_miras", "modeling_miras", "files", "card", "folder"),
-    "cli": ("overview", "tables", "inputs", "terminal", "verbs", "__main__"),
+    "cli": ("overview", "tables", "compared", "inputs", "terminal", "verbs", "__main__"),
 }
 """The same inside a package, one after another."""
 

@@ -13,7 +13,7 @@ from miras_search import named, report
 from miras_search.errors import RunError
 from miras_search.report import wording
 from miras_search.report.findings import findings
-from miras_search.report.numbers import number
+from miras_search.report.numbers import bounds, estimate, number
 from miras_search.results import load_results, load_steps, write_parquet
 from miras_search.statistics import choice_effects, mean_interval, paired_difference
 
@@ -120,8 +120,8 @@ def test_numbers_of_the_best_table_are_the_librarys(folder: Path, page: Page) ->
     assert [row[-1][0] for row in rows[:15]] == means.index[:15].tolist()
     for row in rows:
         interval = mean_interval(done.loc[done["fingerprint"] == row[-1][0], "accuracy"], bounds=(0.0, 1.0))
-        assert row[3] == (wording.estimate(interval), pytest.approx(interval.estimate, abs=1e-12))
-        assert row[4][0] == wording.bounds(interval)
+        assert row[3] == (estimate(interval), pytest.approx(interval.estimate, abs=1e-12))
+        assert row[4][0] == bounds(interval)
         assert row[5] == ("3", 3.0)
 
 
@@ -143,8 +143,8 @@ def test_the_first_screen_says_what_won_by_how_much_and_what_failed(folder: Path
     ahead = paired_difference(seeds(best), seeds(second))
     text = page.text.split("Best candidates on")[0]
     assert "softmax-attention leads on mqar, within seed noise" in text
-    assert f"accuracy {wording.estimate(mean_interval(seeds(best)))}" in text
-    assert f"ahead by {wording.estimate(ahead)} (95\u00a0% interval {wording.bounds(ahead)}, 3 paired seeds" in text
+    assert f"accuracy {estimate(mean_interval(seeds(best)))}" in text
+    assert f"ahead by {estimate(ahead)} (95\u00a0% interval {bounds(ahead)}, 3 paired seeds" in text
     assert "not separated" in text
     assert "gated-deltanet" in text
     failed = int((frame["status"] == "diverged").sum())

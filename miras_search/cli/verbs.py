@@ -393,6 +393,51 @@ def report(
     say(f"the report is in {render(runs, out)}")
 
 
+@_verb("miras-search compare first second", "miras-search compare first second --json | jq '.pairs[0]'")
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A name under ./runs, a folder, or a Parquet file.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Likewise.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: space, environment, results by paired seeds.
+
+    Candidates that both trained are compared over the seeds they share.
+    """
+    from miras_search import compare as module
+    from miras_search.cli import compared
+    from miras_search.results import load_results
+
+    found = module.compare_runs(load_results(run_a), load_results(run_b))
+    if as_json:
+        print_json(compared.plain(found))
+    else:
+        compared.runs(found)
+
+
+@_verb("miras-search diff moneta moneta-r", "miras-search diff yaad quickstart:3f2a --context 1024")
+def diff(
+    design_a: Annotated[str, typer.Argument(metavar="DESIGN_A", help=DESIGN)],
+    design_b: Annotated[str, typer.Argument(metavar="DESIGN_B", help=DESIGN)],
+    *,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, for the costs.")] = 256,
+    plugin: Plugins,
+    as_json: Json = False,
+) -> None:
+    """Compare two designs: fields, function, costs.
+
+    Fields may differ and the function be the same.
+    """
+    from miras_search import compare as module
+    from miras_search.cli import compared, inputs
+
+    found = module.compare_designs(inputs.design(design_a), inputs.design(design_b), context=context)
+    if as_json:
+        print_json(compared.plain(found))
+    else:
+        compared.designs(found, design_a, design_b)
+
+
 @_verb("miras-search export quickstart -o exported/quickstart --sample 'The '")
 def export(
     run: Run,

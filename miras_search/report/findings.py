@@ -6,7 +6,7 @@ by the mean over seeds of trials that went the whole way (`ok`) on one task; dif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ def findings(frame: pd.DataFrame) -> Findings:
     about: dict[str, Any] = frame.attrs.get("runs", {})
     whole_frame, frame = frame, frame[frame["stage"] == "search"]
     spaces = {run: facts["space"] for run, facts in about.items() if facts.get("space")}
-    plain = [_yaml(text) for text in spaces.values()]
+    plain = [plain_space(text) for text in spaces.values()]
     notes: list[str] = []
     whole = _whole_budget(frame, notes)
     names = names_of(frame)
@@ -164,7 +164,7 @@ def _failures(bad: pd.DataFrame) -> list[Failure]:
     return sorted(groups, key=lambda f: (-f.trials, f.status, f.cause))
 
 
-def _yaml(text: str) -> dict[str, Any]:
+def plain_space(text: str) -> dict[str, Any]:
     """The settings of a space as plain data; none of a text that cannot be read: the report is about results."""
     try:
         found = YAML(typ="safe", pure=True).load(text)
@@ -187,10 +187,14 @@ def _environment(about: dict[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for run, facts in about.items():
         prefix = f"{run}: " if len(about) > 1 else ""
-        for name, value in _leaves(facts.get("environment") or {}):
-            if name.split(".")[0] not in ("command", "argv", "resumed"):
-                found.append((prefix + name, value))
+        found += [(prefix + name, value) for name, value in environment_of(facts.get("environment"))]
     return found
+
+
+def environment_of(environment: Any, without: Sequence[str] = ("command", "argv", "resumed")) -> list[tuple[str, str]]:
+    """Name and value of what a run was made with; packages by their names."""
+    leaves = _leaves(environment if isinstance(environment, dict) else {})
+    return [(name, value) for name, value in leaves if name.split(".")[0] not in without]
 
 
 def _leaves(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+from miras_search.statistics import Interval
+
 
 def number(value: Any, digits: int = 3) -> str:
     """A number as people write it: 3 significant digits, thousands grouped, no trailing zeros; text as it is."""
@@ -43,3 +45,24 @@ def count_text(value: float) -> str:
             return f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g}G"
+
+
+def estimate(interval: Interval) -> str:
+    """The estimate, to the second digit of its uncertainty; to three digits where that is not known."""
+    return _rounded(interval.estimate, interval)
+
+
+def bounds(interval: Interval) -> str:
+    """`0.91 to 0.98`, or a dash where there is no interval."""
+    return f"{_rounded(interval.low, interval)} to {_rounded(interval.high, interval)}" if interval.known else "–"
+
+
+def _rounded(value: float, interval: Interval) -> str:
+    """Three decimals as a rule, so that a column reads as one; more for narrow intervals, fewer for large numbers."""
+    half = (interval.high - interval.low) / 2 if interval.known else 0.0
+    if not half > 0:
+        return (f"{value:.3f}" if 0.01 <= abs(value) < 10 else number(value)).replace("-", "−")
+    digits = 1 - math.floor(math.log10(half))
+    if half >= 1e-3 and abs(interval.estimate) < 10:
+        digits = 3
+    return f"{value:,.{min(6, max(0, digits))}f}".replace("-", "−")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from miras_search.report.findings import Findings
-from miras_search.report.numbers import bytes_text, count_text, number, plural
+from miras_search.report.numbers import bounds, bytes_text, count_text, estimate, plural
 from miras_search.report.verdicts import Entry, Verdict
 from miras_search.results import CHOICES
 from miras_search.statistics import Interval
@@ -103,27 +102,6 @@ def sure(interval: Interval) -> str:
     if interval.n == 1:
         return "one seed: no interval"
     return f"{interval.level * 100:g}\u00a0% interval {bounds(interval)}, {interval.n} seeds"
-
-
-def estimate(interval: Interval) -> str:
-    """The estimate, to the second digit of its uncertainty; to three digits where that is not known."""
-    return _rounded(interval.estimate, interval)
-
-
-def bounds(interval: Interval) -> str:
-    """`0.91 to 0.98`, or a dash where there is no interval."""
-    return f"{_rounded(interval.low, interval)} to {_rounded(interval.high, interval)}" if interval.known else "–"
-
-
-def _rounded(value: float, interval: Interval) -> str:
-    """Three decimals as a rule, so that a column reads as one; more for narrow intervals, fewer for large numbers."""
-    half = (interval.high - interval.low) / 2 if interval.known else 0.0
-    if not half > 0:
-        return (f"{value:.3f}" if 0.01 <= abs(value) < 10 else number(value)).replace("-", "−")
-    digits = 1 - math.floor(math.log10(half))
-    if half >= 1e-3 and abs(interval.estimate) < 10:
-        digits = 3
-    return f"{value:,.{min(6, max(0, digits))}f}".replace("-", "−")
 
 
 def difference(interval: Interval) -> str:
