@@ -19,14 +19,16 @@ from typing import Any
 
 import pandas as pd
 
+import miras_search.tasks  # noqa: F401  (registers the tasks)
 from miras_search import algorithm, bias, memory, retention
 from miras_search.choice import Choice
+from miras_search.choice import variants as known
 from miras_search.codegen.dialect import TORCH
 from miras_search.design import refusals
 from miras_search.named import NAMED, verified
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("README.md", "CONTRIBUTING.md", "docs/design-space.md", "docs/fidelity.md", "docs/kernels.md")
+FILES = ("README.md", "CONTRIBUTING.md", "docs/design-space.md", "docs/fidelity.md", "docs/kernels.md", "docs/tasks.md")
 CHOICES = ("memory", "bias", "retention", "algorithm")
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,6 +71,23 @@ def variants(classes: Sequence[type[Choice]]) -> str:
         properties = {n: s for n, s in cls.model_json_schema()["properties"].items() if n != "kind"}
         rows.append((f"`{cls.variant()}`", cls.summary(), "; ".join(field(n, s) for n, s in properties.items())))
     return table(("kind", "what it is", "fields: default (else)"), rows)
+
+
+def tasks() -> str:
+    """A row a task: kind, first line of its docstring, metrics, fields."""
+    rows = []
+    for kind, cls in known("task").items():
+        own = {n: s for n, s in cls.model_json_schema()["properties"].items() if n not in ("kind", "name", "protocol")}
+        metrics = ", ".join(f"{metric.name} ({metric.goal})" for metric in cls.metrics)
+        rows.append((f"`{kind}`", cls.summary(), metrics, "; ".join(field(n, s) for n, s in own.items())))
+    return table(("kind", "what it is", "metrics", "fields: default (else)"), rows)
+
+
+def published() -> str:
+    """A row a task with a publication: where its definition stands, what is counted, numbers as printed."""
+    entries = ((kind, cls.published) for kind, cls in known("task").items())
+    rows = ((f"`{kind}`", e.source, e.metric, e.numbers) for kind, e in entries if e is not None)
+    return table(("task", "source", "counts", "published"), rows)
 
 
 def short(choice: Choice) -> str:
@@ -154,6 +173,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bias": lambda: variants(bias.VARIANTS),
     "retention": lambda: variants(retention.VARIANTS),
     "algorithm": lambda: variants(algorithm.VARIANTS),
+    "tasks": tasks,
+    "published": published,
     "named": named,
     "fidelity": fidelity,
     "verified": verification,

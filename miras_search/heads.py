@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miras_search import model, op
+from miras_search.errors import TaskError
 from miras_search.tasks.base import IGNORE
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ class BareMemory(nn.Module):
 def build(candidate: Candidate, task: Task, *, seed: int) -> nn.Module:
     """The module that a task trains, initialised from the seed alone."""
     if task.head == "memory":
+        if candidate.hybrid or candidate.design.block.values != "own":
+            what = "a hybrid has several" if candidate.hybrid else "values: shuffled acts in a layer"
+            raise TaskError(
+                f"it drives one bare memory; {what}", where=f"task {task.name}", hint="use another task for this design"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             size = task.trained(candidate).backbone

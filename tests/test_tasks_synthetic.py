@@ -295,6 +295,7 @@ def test_streams_resume_and_fixed_sets_depend_on_the_fields_alone(kind):
     wide = torch.cat([b.inputs for b in task.prepare().validation()])
     assert torch.cat([b.inputs for b in other.validation()]).equal(wide[:130])
     assert batches[0].inputs.shape[:2] == (5, task.context)
+    assert batches[0].inputs.shape[:2] == batches[0].targets.shape[:2]
 
 
 PINNED = {
@@ -306,7 +307,13 @@ PINNED = {
     "mad_compression": "919ef6bc7556fa66 3c64ebcf0334cc6c 541e42a2475d33b1",
     "mad_memorization": "10f8e3e54c259566 f9349edfab030c9c 656e56d30621cf92",
     "mqar": "0736a98dde8c34d4 b09ca006fa9a20cf 1465473a8f0068a2",
+    "probe_capacity": "bcd9ab6a0b0e53d5 8b8dbdf1aba68b2d 4434feab3fbb6a16",
+    "probe_outliers": "abb778318f430227 b869964b7302192e 7b99cb6c5360a3d9",
+    "probe_drift": "d0a9f1273312ba1f 5cde26680ae664ad 870a4c1f895bb03f",
+    "probe_ill_conditioned": "d45402ed1d951425 8102ec5429be4f09 8001473fb9ee6bad",
+    "procedural": "719e80b445d9eed5 169da885607dbf87 d10ffcc682156f4a",
     "parity": "16e57eb950cac382 179a7d16dfce26bb 8ffdd800b111ac94",
     "modular_arithmetic": "2da437ece51dbe1a 8bcdcfdc7a8f6c97 b21e6fbe423f37dc",
     "word_problem": "affbf61abc2b3ab2 c951b01d287807d3 423bc2d95e33c856",
+    "mqar_zoology": "7ac99bc7c705d329 27f6b157a04293d8 bf4317cc1564257a",
 }

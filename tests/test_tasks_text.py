@@ -111,6 +111,62 @@ def test_bpe_sees_the_training_part_only(tmp_path):
     assert "zyzzyva" not in data.tokenizer_json
 
 
+def of_others(folder, end="</s>", normalizer=None):
+    """A byte-level tokenizer as others make them: its end is not id 0, and its post-processor adds tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<pad>", "<s>", end],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    fast.train_from_iterator([prose(2, 2000)], trainer)
+    fast.post_processor = processors.TemplateProcessing(single=f"<s> $A {end}", special_tokens=[("<s>", 1), (end, 2)])
+    folder.mkdir()
+    fast.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_any_hugging_face_tokenizer_that_keeps_the_text(text_file, tmp_path):
+    from tokenizers import normalizers
+
+    folder = of_others(tmp_path / "theirs")
+    task = Text(source=str(text_file), tokenizer=str(folder), context=16)
+    data = task.prepare(tmp_path / "cache")
+    assert data.vocab == task.vocab == 330
+    assert data.end == 2
+    assert data.tokenizer_json == (folder / "tokenizer.json").read_text()
+    ids = data.part("train")
+    assert ids[0] == 2
+    assert 1 not in ids
+    assert (ids == 2).sum() == 1
+    text = text_file.read_text()
+    assert text.startswith(data.decode(ids.tolist()))
+    assert data.totals().lengths[ids.astype(np.int64)].sum() == len(data.decode(ids.tolist()).encode())
+    for bad, message in (
+        (of_others(tmp_path / "lossy", normalizer=normalizers.Lowercase()), "changes the text"),
+        (of_others(tmp_path / "endless", end="<over>"), "no token that ends a document"),
+        (tmp_path / "missing", "cannot be read"),
+        (text_file, "is no tokenizer"),
+    ):
+        error = refusal(source=str(text_file), tokenizer=str(bad), context=16)
+        assert message in str(error)
+
+
+def test_context_gain_is_early_less_late(text_file):
+    task = Text(source=str(text_file), context=32, batch=4)
+    data = task.prepare()
+    totals = data.totals()
+    for batch in data.validation():
+        nll = torch.full(batch.targets.shape, 2.0)
+        nll[:, :4], nll[:, 16:] = 3.0, 1.0
+        totals.add(nll, batch.targets, batch.targets)
+    assert task.metrics_from(totals)["context_gain"] == pytest.approx(2.0 / math.log(2), rel=0.01)
+
+
 # the parts
 
 
@@ -301,7 +357,7 @@ def test_bits_per_byte_count_the_bytes_of_the_predicted_text(text_file, tokenize
             nats, size = nats + losses.sum(), size + sum(length)
             late_nats, late_size = late_nats + losses[16:].sum(), late_size + sum(length[16:])
     metrics = task.metrics_from(totals)
-    assert list(metrics) == [m.name for m in task.metrics] == ["bits_per_byte", "late_bits_per_byte", "perplexity"]
+    assert list(metrics) == [m.name for m in task.metrics]
     assert metrics["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-12)
     assert metrics["late_bits_per_byte"] == pytest.approx(late_nats / math.log(2) / late_size, rel=1e-12)
     assert metrics["perplexity"] == pytest.approx(math.exp(nats / totals.count), rel=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -251,13 +252,15 @@ def write(file: Path, text: str) -> None:
 
 
 def tasks() -> list[dict[str, Any]]:
-    """Every task there is: kind, what it is, metrics, size of a row, and its fields with their defaults."""
+    """Every task there is: kind, definition, metrics, what was published, and its fields with their defaults."""
     import miras_search.tasks  # noqa: F401  (registers the tasks)
 
     found = []
     for kind, cls in variants("task").items():
-        entry: dict[str, Any] = {"kind": kind, "summary": cls.summary()}
+        entry: dict[str, Any] = {"kind": kind, "summary": cls.summary(), "definition": inspect.getdoc(cls) or ""}
         entry["metrics"] = [metric._asdict() for metric in getattr(cls, "metrics", ())]
+        published = getattr(cls, "published", None)
+        entry["published"] = None if published is None else published._asdict()
         entry["fields"] = {
             name: None if info.is_required() else info.default
             for name, info in cls.model_fields.items()

@@ -314,7 +314,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 
 def tasks(entries: Sequence[Mapping[str, Any]]) -> None:
-    """`tasks`: kind, metrics, fields with defaults."""
+    """`tasks`: kind, metrics, fields with defaults, source and published numbers."""
     out = console()
     for i, entry in enumerate(entries):
         if i:
@@ -322,7 +322,11 @@ def tasks(entries: Sequence[Mapping[str, Any]]) -> None:
         out.print(Text.assemble((entry["kind"], "bold"), f"  {entry['summary']}"), soft_wrap=True)
         metrics = [f"{m['name']} ({m['goal']}{', ' + m['unit'] if m['unit'] else ''})" for m in entry["metrics"]]
         fields = [f"{name}: {'' if value is None else value}".rstrip() for name, value in entry["fields"].items()]
-        grid(out, [("metrics", ", ".join(metrics)), ("fields", ", ".join(fields))])
+        rows = [("metrics", ", ".join(metrics)), ("fields", ", ".join(fields))]
+        if entry["published"]:
+            rows.append(("source", entry["published"]["source"]))
+            rows.append(("published", f"{entry['published']['metric']}: {entry['published']['numbers']}"))
+        grid(out, rows)
 
 
 def estimate(found: Estimate) -> None:

@@ -164,7 +164,10 @@ def explain(
 
 @_verb("miras-search tasks")
 def tasks(*, plugin: Plugins, as_json: Json = False) -> None:
-    """List the tasks: metrics, fields and their defaults."""
+    """List the tasks: metrics, fields and their defaults, source, published numbers.
+
+    --json holds the whole definitions.
+    """
     from miras_search.cli import inputs, tables
 
     entries = inputs.tasks()

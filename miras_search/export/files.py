@@ -10,6 +10,7 @@ from typing import Any
 
 from miras_search.candidate import Candidate
 from miras_search.codegen.linker import link
+from miras_search.tasks.tokenizer import ENDS
 
 BESIDE = {
     "miras_search.codegen.skeletons.layer": ".memory_miras",
@@ -154,14 +155,16 @@ def tokenizer_config(tokenizer_json: str) -> dict[str, Any]:
 
 
 def special_ids(tokenizer_json: str | None) -> dict[str, int]:
-    """Ids of the first special token, which starts and ends documents and fills rows."""
+    """Id of the special token that starts and ends documents and fills rows."""
     special = _special(tokenizer_json)
     return {f"{use}_token_id": special[0]["id"] for use in ("bos", "eos", "pad")} if special else {}
 
 
 def _special(tokenizer_json: str | None) -> list[dict[str, Any]]:
+    """Special tokens, that which ends a document first."""
     added = json.loads(tokenizer_json).get("added_tokens", []) if tokenizer_json else []
-    return [token for token in added if token.get("special")]
+    special = [token for token in added if token.get("special")]
+    return sorted(special, key=lambda token: ENDS.index(token["content"]) if token["content"] in ENDS else len(ENDS))
 
 
 def json_text(value: Any) -> str:

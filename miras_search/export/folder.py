@@ -82,11 +82,12 @@ def export(
     measured = record.model_dump(
         mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"}
     )
+    spelled = tokenizer(task, record)
     return export_model(
         candidate,
         saved.meta["vocab"],
         saved.model(),
-        tokenizer(task, record),
+        spelled,
         out,
         provenance={
             "run": folder.path.resolve().name,
@@ -98,7 +99,7 @@ def export(
             "environment": folder.environment or environment(),
         },
         sources=[file.read_text(encoding="utf-8") for file in emitted] if all(f.is_file() for f in emitted) else None,
-        document=0 if getattr(task, "reset", False) else None,
+        document=files.special_ids(spelled)["bos_token_id"] if getattr(task, "reset", False) else None,
         overwrite=overwrite,
     )
 

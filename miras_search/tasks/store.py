@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from miras_search.errors import TaskError
 from miras_search.tasks.files import Piece
 from miras_search.tasks.sources import SPLITS, Corpus
-from miras_search.tasks.tokenizer import END, Tokenizer, byte_tokenizer, train_bpe
+from miras_search.tasks.tokenizer import Tokenizer, byte_tokenizer, read_tokenizer, train_bpe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,30 +34,31 @@ class Store:
     hashes: dict[str, str]
 
 
-def load(corpus: Corpus, bpe_vocab: int | None, cache: Path | None, name: str) -> Store:
+def load(corpus: Corpus, how: int | str | None, cache: Path | None, name: str) -> Store:
     """The tokens of a corpus, from the cache if they are there.
 
     Args:
         corpus: what to read.
-        bpe_vocab: size of a BPE trained on the training part; None for bytes.
+        how: size of a BPE trained on the training part; None for bytes; or the folder of a tokenizer.
         cache: folder to keep them in and map them from; None reads into memory and leaves nothing behind.
         name: of the source, for messages.
 
     Raises:
         TaskError: if the text cannot be read, two parts are equal, or the cache cannot be written.
     """
+    given = read_tokenizer(how) if isinstance(how, str) else None
     if cache is None:
         with tempfile.TemporaryDirectory(prefix="miras-") as folder:
-            _build(Path(folder), corpus, bpe_vocab, name)
+            _build(Path(folder), corpus, given, how, name)
             return _open(Path(folder), mapped=False)
-    key = json.dumps([FORMAT, dict(corpus.identity), bpe_vocab], sort_keys=True)
+    key = json.dumps([FORMAT, dict(corpus.identity), given.json if given else how], sort_keys=True)
     target = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     try:
         if not _complete(target):
             cache.mkdir(parents=True, exist_ok=True)
             folder = tempfile.mkdtemp(prefix=".text-", dir=cache)
             try:
-                _build(Path(folder), corpus, bpe_vocab, name)
+                _build(Path(folder), corpus, given, how, name)
                 _publish(Path(folder), target)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -70,9 +71,11 @@ def load(corpus: Corpus, bpe_vocab: int | None, cache: Path | None, name: str) -
         ) from error
 
 
-def _build(folder: Path, corpus: Corpus, bpe_vocab: int | None, name: str) -> None:
+def _build(folder: Path, corpus: Corpus, given: Tokenizer | None, how: int | str | None, name: str) -> None:
     parts = corpus.open()
-    tokenizer = byte_tokenizer() if bpe_vocab is None else train_bpe((p.text for p in parts["train"]()), bpe_vocab)
+    tokenizer = given or byte_tokenizer()
+    if isinstance(how, int):
+        tokenizer = train_bpe((p.text for p in parts["train"]()), how)
     hashes, counts = {}, {}
     for split in SPLITS:
         hashes[split], counts[split] = _write(folder / f"{split}.bin", parts[split](), tokenizer)
@@ -92,10 +95,11 @@ def _write(path: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> tuple[s
         for text, start in pieces:
             if start:
                 digest.update(b"\xff")  # no byte of UTF-8
-                file.write(np.array([END], dtype=kind).tobytes())
+                file.write(np.array([tokenizer.end], dtype=kind).tobytes())
                 count += 1
             digest.update(text)
             ids = tokenizer.encode(text)
+            tokenizer.check(text, ids)
             file.write(ids.astype(kind).tobytes())
             count += len(ids)
     return digest.hexdigest()[:16], count

@@ -15,7 +15,7 @@ from miras_search.choice import register
 from miras_search.errors import TaskError
 from miras_search.tasks import sources
 from miras_search.tasks.base import IGNORE, TRAIN, Batch, Draws, Metric, Stream, Task, TaskData, Totals, to_batch
-from miras_search.tasks.tokenizer import BYTES_VOCAB, END
+from miras_search.tasks.tokenizer import BYTES_VOCAB, read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +31,16 @@ class Text(Task):
     text, .jsonl or .parquet files (`text_field`); or `hf:NAME` of the Hugging Face hub (`subset`, `revision`).
     `validation`, `test`: files of their own; what is not given is cut from the end of the training text, `holdout` of
     its bytes each, with a margin between. Python's texts are freed of repeated paragraphs and split by document.
-    `tokenizer`: `bytes`, or `bpe` with `bpe_vocab` ids, trained on the training part. `<|endoftext|>` stands before
-    every document; evaluation does not score it.
+    `tokenizer`: `bytes`, or `bpe` with `bpe_vocab` ids, trained on the training part, or a folder with the `tokenizer.json`
+    of a Hugging Face model that gives texts back unchanged. `<|endoftext|>` (or that tokenizer's own end) stands before every
+    document; evaluation does not score it.
     `context`: tokens a row. Training rows begin anywhere; evaluation rows do not overlap, hold `eval_tokens` at most
     and are spread over the part. `reset`: the memory starts afresh at every document inside a row.
 
     bits_per_byte = sum of nll over predicted tokens / (ln 2 x bytes they decode to), comparable between tokenizers
     where `eval_tokens` covers the part. late_bits_per_byte counts the second half of every row only:
-    a memory shows there. perplexity = exp(nll a token).
+    a memory shows there. context_gain = bits per byte of the first eighth of the rows less those of the second half: a model that cannot
+    use its context has none. perplexity = exp(nll a token).
     On python-docs bytes, a unigram model reaches 4.61 and a bigram model 3.26 bits per byte; a model of width 128 with
     convolutions and no memory at all 1.96 after 200 steps: compare with a zeroed memory, never with n-grams.
     """
@@ -48,6 +50,7 @@ class Text(Task):
         Metric("bits_per_byte", "min", "bits/byte"),
         Metric("late_bits_per_byte", "min", "bits/byte"),
         Metric("perplexity", "min", "per token"),
+        Metric("context_gain", "max", "bits/byte"),
     )
 
     source: str = Field("python-docs", min_length=1)
@@ -56,7 +59,7 @@ class Text(Task):
     subset: str | None = None
     revision: str | None = None
     text_field: str = "text"
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    tokenizer: str = Field("bytes", min_length=1)
     bpe_vocab: int = Field(2048, gt=BYTES_VOCAB, le=1 << 20)
     context: int = Field(256, ge=2, le=1 << 20)
     holdout: float = Field(0.1, gt=0.0, lt=0.5)
@@ -76,8 +79,14 @@ class Text(Task):
 
     @property
     def vocab(self) -> int:
-        """257 for bytes, else `bpe_vocab`."""
-        return BYTES_VOCAB if self.tokenizer == "bytes" else self.bpe_vocab
+        """257 for bytes, `bpe_vocab` for bpe, else what the folder's tokenizer has.
+
+        Raises:
+            TaskError: if that cannot be read.
+        """
+        if self.tokenizer == "bytes":
+            return BYTES_VOCAB
+        return self.bpe_vocab if self.tokenizer == "bpe" else read_tokenizer(self.tokenizer).vocab
 
     def prepare(self, cache: Path | None = None) -> TextData:
         """Read, split and tokenise the text.
@@ -89,7 +98,8 @@ class Text(Task):
         from miras_search.tasks import store
 
         corpus = self._corpus()
-        loaded = store.load(corpus, None if self.tokenizer == "bytes" else self.bpe_vocab, cache, self.source)
+        how: int | str | None = {"bytes": None, "bpe": self.bpe_vocab}.get(self.tokenizer, self.tokenizer)
+        loaded = store.load(corpus, how, cache, self.source)
         for split, ids in loaded.ids.items():
             if len(ids) <= self.context:
                 raise TaskError(
@@ -106,6 +116,7 @@ class Text(Task):
             "bits_per_byte": _bits(totals.nll, totals.bytes),
             "late_bits_per_byte": _bits(totals.late_nll, totals.late_bytes),
             "perplexity": math.exp(nll) if not nll > 700 else math.inf,
+            "context_gain": _first(totals) - _bits(totals.late_nll, totals.late_bytes),
         }
 
     def _corpus(self) -> sources.Corpus:
@@ -120,14 +131,12 @@ class Text(Task):
 
 
 class TextData(TaskData):
-    """A tokenised text; `end` is the id of `<|endoftext|>`."""
-
-    end = END
+    """A tokenised text; `end` is the id that stands before every document."""
 
     def __init__(self, task: Text, store: Store, facts: dict[str, str]) -> None:
         super().__init__(task)
         self._task, self._store, self._facts = task, store, facts
-        self.tokenizer_json = store.tokenizer.json
+        self.tokenizer_json, self.end = store.tokenizer.json, store.tokenizer.end
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -138,6 +147,10 @@ class TextData(TaskData):
     def tokens(self, split: str) -> int:
         """Tokens of a part, `train`, `validation` or `test`."""
         return len(self._store.ids[split])
+
+    def part(self, split: str) -> NDArray[np.unsignedinteger[Any]]:
+        """All ids of a part."""
+        return self._store.ids[split]
 
     def train(self, seed: int) -> Stream:
         """Rows that begin at random places of the training part."""
@@ -186,8 +199,16 @@ class TextData(TaskData):
         rows = ids[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
         inputs, targets = rows[:, :-1], rows[:, 1:]
         if not score_ends:
-            targets = np.where(targets == END, IGNORE, targets)
-        return to_batch(inputs, targets, inputs == END if self._task.reset else None)
+            targets = np.where(targets == self.end, IGNORE, targets)
+        return to_batch(inputs, targets, inputs == self.end if self._task.reset else None)
+
+
+def _first(totals: Totals) -> float:
+    """Bits per byte of the first eighth of the rows."""
+    if totals.at is None:
+        return math.nan
+    _, nats, _, size = totals.at[: max(1, len(totals.at) // 8)].sum(0).tolist()
+    return _bits(nats, int(size))
 
 
 def _bits(nats: float, size: int) -> float:

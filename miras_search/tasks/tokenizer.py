@@ -1,13 +1,16 @@
-"""Tokenizers that an export can carry: bytes, or a BPE trained on the spot. Both are byte-level and round-trip exactly.
+"""Tokenizers that an export can carry: bytes, a BPE trained on the spot, or the file of a Hugging Face model.
 
-One special token, `<|endoftext|>` with id 0, stands before every document; it decodes to no bytes. Where the text
-spells it, that is ordinary text.
+Our own are byte-level and have one special token, `<|endoftext|>` with id 0, which stands before every document and decodes to no
+bytes. Of others, the token of that name or its like does. Where the text spells it, that is ordinary text. Every tokenizer
+must give the text back byte for byte, or bits per byte would be of another text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miras_search.errors import TaskError
@@ -23,15 +26,23 @@ END = 0
 BYTES_VOCAB = 257
 """Ids of the byte tokenizer: `<|endoftext|>` and the 256 bytes."""
 
+ENDS = (END_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
+"""Tokens that end a document, in the tokenizers of others."""
+
 TRAINING_BYTES = 1 << 26
 """Of a longer text, a BPE is trained on the first 64 MiB."""
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
     """A Hugging Face `tokenizers` file and fast paths around it.
 
     Args:
-        json: the text of a `tokenizer.json` made by `byte_tokenizer` or `train_bpe`.
+        json: the text of a `tokenizer.json`.
+
+    Attributes:
+        end: id of the token that stands before a document.
     """
 
     def __init__(self, json: str) -> None:
@@ -40,17 +51,52 @@ class Tokenizer:
         self.json = json
         self._fast: Any = Fast.from_str(json)
         self._fast.encode_special_tokens = True  # text that spells `<|endoftext|>` is text
-        self.vocab = int(self._fast.get_vocab_size())
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        vocab = self._fast.get_vocab()
+        self.vocab = 1 + max(vocab.values())
+        end = next((vocab[token] for token in ENDS if token in vocab), None)
+        if end is None:
+            raise TaskError("the tokenizer has no token that ends a document", hint=f"give it one of {', '.join(ENDS)}")
+        self.end = int(end)
+        self._bytes = self.vocab == BYTES_VOCAB and '"merges":[]' in json
 
     @cached_property
     def table(self) -> list[bytes]:
-        """The bytes of every token."""
+        """The bytes of every token; none for special ones."""
         byte_of = {char: byte for byte, char in enumerate(_alphabet())}
+        special = {index for index, token in self._fast.get_added_tokens_decoder().items() if token.special}
+        byte_level = '"ByteLevel"' in self.json
         table = [b""] * self.vocab
         for token, index in self._fast.get_vocab().items():
-            if index != END:
+            if index in special or index == self.end:
+                continue
+            if byte_level and all(char in byte_of for char in token):
                 table[index] = bytes(byte_of[char] for char in token)
+            elif _BYTE.fullmatch(token):  # byte fallback of SentencePiece
+                table[index] = bytes([int(token[3:5], 16)])
+            else:
+                table[index] = token.replace("\u2581", " ").encode()
         return table
+
+    def check(self, text: bytes, ids: NDArray[np.uint32]) -> None:
+        """Refuse a tokenizer that changes the text; one a token a byte cannot.
+
+        Raises:
+            TaskError: naming the first difference.
+        """
+        if self._bytes:
+            return
+        back = b"".join(map(self.table.__getitem__, ids.tolist()))
+        if back != text:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), min(len(back), len(text))
+            )
+            shown, found = (part[max(0, at - 8) : at + 12].decode(errors="replace") for part in (text, back))
+            raise TaskError(
+                f"the tokenizer changes the text: {shown!r} comes back as {found!r}",
+                hint="use one that is byte-level (as those of GPT-2 or Llama 3), or tokenizer: bytes or bpe",
+            )
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -73,13 +119,38 @@ class Tokenizer:
         """UTF-8 text as ids, uint32 [tokens]."""
         import numpy as np
 
-        if self.vocab == BYTES_VOCAB:
+        if self._bytes:
             return self._id_of_byte[np.frombuffer(text, dtype=np.uint8)].astype(np.uint32)
-        return np.array(self._fast.encode_batch_fast([text.decode()])[0].ids, dtype=np.uint32)
+        return np.array(self._fast.encode_batch_fast([text.decode()], add_special_tokens=False)[0].ids, dtype=np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text; `<|endoftext|>` is left out, broken UTF-8 shows as U+FFFD."""
         return b"".join(self.table[i] for i in ids).decode("utf-8", errors="replace")
+
+
+def read_tokenizer(folder: str) -> Tokenizer:
+    """The `tokenizer.json` in a folder, or named itself.
+
+    Raises:
+        TaskError: if there is none, or it cannot be read.
+    """
+    path = Path(folder).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"tokenizer: cannot be read: {getattr(error, 'strerror', None) or 'is not UTF-8'}",
+            where=str(path),
+            hint="use bytes, bpe, or a folder with a tokenizer.json; a slow tokenizer is saved as one by "
+            "transformers' PreTrainedTokenizerFast.save_pretrained",
+        ) from error
+    try:
+        return Tokenizer(text)
+    except TaskError as error:
+        raise TaskError(error.message, where=str(path), hint=error.hint) from None
+    except Exception as error:  # the library raises bare Exception
+        raise TaskError(f"is no tokenizer: {error}", where=str(path), hint="name a tokenizer.json") from error
 
 
 def byte_tokenizer() -> Tokenizer:
