@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from miras_search import named
-from miras_search.algorithm import GradientDescent, Implicit, Momentum
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, Newton
 from miras_search.bias import L2, Huber, Lp
 from miras_search.candidate import Candidate, Optimiser
 from miras_search.design import Design
@@ -54,6 +54,7 @@ ARMS: list[tuple[Probe, dict[str, Design]]] = [
             "momentum": plain(algorithm=Momentum(chunk=1)),
             "delta rule": named.get("deltanet"),
             "implicit": plain(algorithm=Implicit()),
+            "newton": plain(algorithm=Newton()),
         },
     ),
 ]

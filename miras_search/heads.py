@@ -119,8 +119,14 @@ class BareMemory(nn.Module):
 def build(candidate: Candidate, task: Task, *, seed: int) -> nn.Module:
     """The module that a task trains, initialised from the seed alone."""
     if task.head == "memory":
-        if candidate.hybrid or candidate.design.block.values != "own":
-            what = "a hybrid has several" if candidate.hybrid else "values: shuffled acts in a layer"
+        design = candidate.design
+        reasons = {
+            "a hybrid has several": candidate.hybrid,
+            "values: shuffled acts in a layer": design.block.values != "own",
+            f"{design.algorithm.kind} takes {design.algorithm.steps_} pairs a token, here is one": design.algorithm.steps_
+            > 1,
+        }
+        for what in (reason for reason, holds in reasons.items() if holds):
             raise TaskError(
                 f"it drives one bare memory; {what}", where=f"task {task.name}", hint="use another task for this design"
             )

@@ -179,5 +179,7 @@ def test_the_record_tells_of_the_bare_memory(tmp_path) -> None:  # type: ignore[
     shuffled = candidate.design.block.model_copy(update={"values": "shuffled"})
     other = candidate.model_copy(update={"design": candidate.design.model_copy(update={"block": shuffled})})
     assert train(other, task, 128, 0).status == "invalid"
-    with pytest.raises(TaskError, match="bare memory"):
-        heads.build(other, task, seed=0)
+    several = Design.model_validate({"memory": "matrix", "bias": "l2", "retention": "l2", "algorithm": "multi_step"})
+    for design in (other.design, several):
+        with pytest.raises(TaskError, match="bare memory"):
+            heads.build(candidate.model_copy(update={"design": design}), task, seed=0)
