@@ -224,9 +224,9 @@ class IllConditioned(Probe):
     projection learned outside can whiten the keys; the spread s is such that the condition number of the keys' covariance is
     about `condition`. v = W k without noise; queries are keys, targets W q for a direction of equal spread, so that the small
     directions count. One gradient step a token learns a direction at the rate of its variance: the smallest one takes
-    `condition` times longer, whatever bias and gate; updates that use second-order information need not. Measured, 60 training steps of the defaults, seed 0:
-    gradient .434, momentum .433 (it does not help on pairs that come one by one), `newton` .197. Optimum: recursive least squares,
-    which has no error once it has seen D pairs: .117.
+    `condition` times longer, whatever bias and gate; updates that use second-order information need not.
+    Measured, 60 training steps of the defaults, seed 0: gradient .434, momentum .433 (it does not help on pairs that come one by one),
+    `newton` .197. Optimum: recursive least squares, which has no error once it has seen D pairs: .117.
     """
 
     kind: Literal["probe_ill_conditioned"] = "probe_ill_conditioned"
