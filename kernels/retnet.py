@@ -964,7 +964,7 @@ def self_check() -> bool:
     return passed
 
 
-BIAS_NUMBERS = (0.0,)
+TILE_NUMBERS = (0.0,)
 
 
 if triton is not None:
@@ -976,6 +976,27 @@ if triton is not None:
     @triton.jit
     def bias_phi_vjp_tile(r, v, delta, d, numbers):
         return tl.zeros_like(r), -d, tl.sum(tl.zeros_like(r), axis=1, keep_dims=True)
+
+    def rows_of(span: int) -> int:
+        """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
+        return max(16, 1 << (span - 1).bit_length())
+
+    def precision() -> str:
+        """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
+        return "ieee" if torch.version.hip else "tf32x3"
+
+    def operator(name: str, function, shapes, autograd=None, setup=None):
+        """An operator that torch.compile takes as one piece.
+
+        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
+        """
+        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
+        if not hasattr(namespace, name):
+            made = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
+            made.register_fake(shapes)
+            if autograd is not None:
+                made.register_autograd(autograd, setup_context=setup)
+        return getattr(namespace, name).default
 
     @triton.jit
     def linear_rows(n, pair, T, H, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -1159,9 +1180,8 @@ if triton is not None:
             "K": k.shape[-1],
             "V": v.shape[-1],
             "SPAN": span,
-            "ROWS": max(16, triton.next_power_of_2(span)),
-            # float32 on tensor cores by three products of tf32, which keeps float32's accuracy.
-            "PRECISION": "ieee" if torch.version.hip else "tf32x3",
+            "ROWS": rows_of(span),
+            "PRECISION": precision(),
             "num_warps": 8 if k.shape[-1] * v.shape[-1] > 64 * 64 else 4,
             "num_stages": 1,
             "enable_fp_fusion": True,
@@ -1250,22 +1270,9 @@ if triton is not None:
             dfinal = torch.zeros_like(starts[:, :, 0])
         return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, ctx.numbers), None)
 
-    def linear_operator(name: str, function, shapes, autograd=None):
-        """An operator that torch.compile takes as one piece.
+    LINEAR_BACKWARD = operator("linear_backward", linear_backward, linear_gradient_shapes)
 
-        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
-        """
-        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
-        if not hasattr(namespace, name):
-            operator = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
-            operator.register_fake(shapes)
-            if autograd is not None:
-                operator.register_autograd(autograd, setup_context=linear_setup)
-        return getattr(namespace, name).default
-
-    LINEAR_BACKWARD = linear_operator("linear_backward", linear_backward, linear_gradient_shapes)
-
-    LINEAR = linear_operator("linear", linear_forward, linear_shapes, linear_autograd)
+    LINEAR = operator("linear", linear_forward, linear_shapes, linear_autograd, linear_setup)
 
 
 def triton_linear(
@@ -1281,7 +1288,7 @@ def triton_linear(
     eta = gates["eta"].float()
     log_alpha = gates["log_alpha"].float() if "log_alpha" in gates else torch.zeros_like(eta)
     delta = torch.ones_like(eta)
-    y, final, starts = LINEAR(q, k, v, log_alpha, eta, delta, start.float(), list(BIAS_NUMBERS))
+    y, final, starts = LINEAR(q, k, v, log_alpha, eta, delta, start.float(), list(TILE_NUMBERS))
     out = {"state_0": final}
     return y, out
 

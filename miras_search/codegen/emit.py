@@ -12,10 +12,21 @@ from typing import Any
 from miras_search import named
 from miras_search.codegen.linker import GUARD, Definition, Linked, link
 from miras_search.codegen.lower import Lowered, lower
-from miras_search.codegen.triton_dialect import has_kernels, lower_bias
+from miras_search.codegen.triton_dialect import has_kernels, lower_tiles
 from miras_search.design import Design, digest
 
 SKELETONS = ("layout", "dense", "chunk", "derived", "walk", "recurrence", "cache", "layer", "check")
+KERNELS = (
+    "triton_tiles",
+    "triton_linear",
+    "triton_dense_read",
+    "triton_dense_scan",
+    "triton_dense_state",
+    "triton_dense",
+    "triton_delta",
+    "triton_paths",
+    "triton_check",
+)
 
 
 def emit(design: Design, name: str = "") -> str:
@@ -30,11 +41,12 @@ def emit(design: Design, name: str = "") -> str:
     formulas = lower_formulas(design)
     constants = flags(design) | formulas.numbers
     sources = [_skeleton(s) for s in SKELETONS]
-    if constants["TRITON"]:
-        tiles, numbers = lower_bias(design.bias)
-        constants |= numbers
-        sources += [tiles, _skeleton("triton_linear"), _skeleton("triton_paths")]
     entries = ["Layer", "self_check", "memory_cache" if not design.memory.parametric else "memory"]
+    if constants["TRITON"]:
+        tiles, numbers, constants["WHOLE"] = lower_tiles(design)
+        constants |= numbers
+        sources += [tiles, *(_skeleton(s) for s in KERNELS)]
+        entries += ["triton_check", "interpret_without_gpu"]
     linked = link(sources, entries, constants, formulas.functions)
     return _arrange(design, name, linked)
 
@@ -97,7 +109,8 @@ def flags(design: Design) -> dict[str, Any]:
     return {
         "CHUNK": algorithm.chunk_ if memory.parametric else 1,
         "CHUNKED": design.chunked,
-        "TRITON": has_kernels(design),
+        "TRITON": bool(has_kernels(design)),
+        "KERNELS": has_kernels(design),
         "STRUCTURE": design.structure,
         "DERIVED": derived(design),
         "TILE": 65536,
@@ -189,7 +202,13 @@ def _arrange(design: Design, name: str, linked: Linked) -> str:
     lines.append(f"DESIGN = {pprint.pformat(design.model_dump(mode='json'), width=116, sort_dicts=False)}")
     lines += [f"{key} = {value!r}" for key, value in linked.constants.items()]
     body = "\n".join(lines) + "\n\n\n" + "\n\n\n".join(_sections(linked.definitions))
-    return body + '\n\n\nif __name__ == "__main__":\n    raise SystemExit(0 if self_check() else 1)\n'
+    check = "self_check()"
+    if has_kernels(design):
+        check = "self_check() and triton_check()"
+        body += '\n\n\nif __name__ == "__main__":\n    interpret_without_gpu()'
+    else:
+        body += '\n\n\nif __name__ == "__main__":'
+    return f"{body}\n    raise SystemExit(0 if {check} else 1)\n"
 
 
 def _sections(definitions: list[Definition]) -> list[str]:

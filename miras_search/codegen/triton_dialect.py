@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 
-from miras_search.bias import Bias
+from miras_search.choice import Choice
 from miras_search.codegen.lower import Lowered, lower
 from miras_search.design import Design
 
@@ -16,8 +16,8 @@ TRITON: dict[str, str] = {
     "log": "tl.log({0})",
     "sqrt": "tl.sqrt({0})",
     "abs": "tl.abs({0})",
-    "tanh": "(2.0 * tl.sigmoid(2.0 * ({0})) - 1.0)",
-    "sigmoid": "tl.sigmoid({0})",
+    "tanh": "tile_tanh({0})",
+    "sigmoid": "tile_sigmoid({0})",
     "erf": "tl.erf({0})",
     "power": "tl.exp2(({1}) * tl.log2({0}))",
     "where": "tl.where({0}, {1}, {2})",
@@ -36,36 +36,60 @@ TRITON: dict[str, str] = {
 """As `dialect.TORCH`, word for word."""
 
 
-def has_kernels(design: Design) -> bool:
-    """A linear memory with identity mirror and scalar gate, written by frozen-chunk gradients and read exactly."""
+def has_kernels(design: Design) -> str:
+    """The family of kernels that serves a canonical design, empty if none does.
+
+    linear: a matrix with identity mirror map and scalar gate or none, gradients frozen for a chunk, exact reads.
+    delta: the online delta rule with scalar gate or none, in either order, with tied, decoupled or implicit strengths.
+    dense: one or two layers of any kind but an offset, any dual mirror map, momentum, exact or lagged reads.
+    """
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
-    written = memory.linear and retention.linear and retention.gated in ("none", "scalar") and retention.klass == "dual"
-    learned = algorithm.parametric and not (algorithm.online or algorithm.momentum) and algorithm.chunk_ <= 64
-    plain = not (algorithm.ascent or algorithm.read_first)
-    return written and learned and plain and algorithm.read_ == "exact"
+    if retention.gated not in ("none", "scalar") or retention.klass != "dual" or not algorithm.parametric:
+        return ""
+    if algorithm.online:
+        return "delta" if algorithm.steps_ == 1 and not algorithm.least_squares else ""
+    written = memory.depth_ in (1, 2) and memory.inputs_ == 1 and not memory.offset_
+    learned = algorithm.chunk_ <= 64 and not (algorithm.orthogonal or algorithm.last_only)
+    if not (written and learned) or algorithm.read_ == "stale" or algorithm.read_first:
+        return ""
+    if memory.linear and retention.linear and not algorithm.momentum:
+        return "linear"
+    # The hidden units are taken in tiles, whose size is a power of two.
+    hidden = memory.weights(16, 16)[0][0]
+    derived = memory.depth_ == 1 or hasattr(memory, "activate_curve")
+    return "dense" if derived and hidden & (hidden - 1) == 0 else ""
 
 
-def lower_bias(bias: Bias) -> tuple[str, dict[str, float]]:
-    """Source of the jit functions `bias_phi_tile` and `bias_phi_vjp_tile`, and of `BIAS_NUMBERS`, which both take last.
+def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:
+    """Source of the jit functions that a design's kernels call, and of `TILE_NUMBERS`, which all take last.
 
     Numbers are run-time arguments, not constants, so that one compiled kernel serves a continuous space.
 
     Returns:
-        the text, and the numbers that it names.
+        the text, the numbers that it names, and whether the mirror map looks at the whole matrix.
     """
     out = Lowered()
-    for method in ("phi", "phi_vjp"):
-        lower(bias, method, TRITON, out, numbers="numbers")
+    wanted: list[tuple[Choice, str]] = [(design.bias, "phi"), (design.bias, "phi_vjp")]
+    if design.memory.depth_ > 1:
+        wanted += [(design.memory, f"activate{suffix}") for suffix in ("", "_grad", "_curve")]
+    if not design.retention.linear:
+        wanted += [(design.retention, "psi"), (design.retention, "psi_vjp")]
+        if design.retention.scaling:
+            wanted.append((design.retention, "scale"))
+    for choice, method in wanted:
+        lower(choice, method, TRITON, out, numbers="numbers")
     used = {n: {f for f, text in out.functions.items() if _mentions(text, n)} for n in out.numbers}
     passed = [n for n in out.numbers if used[n]]
     # Never empty: Triton's versions differ in how they pass an empty tuple.
-    lines = [f"BIAS_NUMBERS = ({', '.join(passed or ['0.0'])}{'' if len(passed) > 1 else ','})"]
+    lines = [f"TILE_NUMBERS = ({', '.join(passed or ['0.0'])}{'' if len(passed) > 1 else ','})"]
     lines += ["", "if triton is not None:"]
     for name, text in out.functions.items():
         header, *body = text.rstrip().split("\n")
         taken = [f"    {number} = numbers[{i}]" for i, number in enumerate(passed) if name in used[number]]
         lines += ["", *(f"    {line}" if line else "" for line in ["@triton.jit", header, *taken, *body])]
-    return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}
+    mirror = [text for name, text in out.functions.items() if name.startswith("retention")]
+    whole = any("axis=0" in text or "tl.trans(" in text for text in mirror)
+    return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}, whole
 
 
 def _mentions(text: str, name: str) -> bool:

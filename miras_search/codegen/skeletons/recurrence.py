@@ -26,8 +26,11 @@ from miras_search.codegen.skeletons.slots import (
     THRESHOLDED,
     TRITON,
 )
+from miras_search.codegen.skeletons.triton_delta import triton_delta
+from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes
+from miras_search.codegen.skeletons.triton_slots import KERNELS
 from miras_search.codegen.skeletons.walk import Walk
 
 
@@ -147,9 +150,13 @@ def memory(
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
     if TRITON:
-        fits = triton_takes(q, k, v, state, reset, valid)
+        fits = triton_takes(q, k, v, state)
         if fits:
-            return triton_linear(q, k, v, gates, initial, state)
+            if KERNELS == "linear":
+                return triton_linear(q, k, v, gates, initial, state, reset, valid)
+            if KERNELS == "delta":
+                return triton_delta(q, k, v, gates, initial, state, reset, valid)
+            return triton_dense(q, k, v, gates, initial, state, reset, valid)
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]

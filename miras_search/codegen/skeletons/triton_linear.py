@@ -18,8 +18,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, THRESHOLDED
-from miras_search.codegen.skeletons.triton_slots import BIAS_NUMBERS, STRUCTURE
+from miras_search.codegen.skeletons.layout import plan_layout, to_slots, to_tokens
+from miras_search.codegen.skeletons.slots import ASCENT, CHUNK, CHUNKED, THRESHOLDED
+from miras_search.codegen.skeletons.triton_slots import TILE_NUMBERS
 
 try:
     import triton
@@ -29,6 +30,7 @@ except ImportError:
 
 if triton is not None:
     from miras_search.codegen.skeletons.triton_slots import STATE_FREE, bias_phi_tile, bias_phi_vjp_tile
+    from miras_search.codegen.skeletons.triton_tiles import operator, precision, rows_of
 
     @triton.jit
     def linear_rows(n, pair, T, H, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -64,13 +66,15 @@ if triton is not None:
 
     @triton.jit
     def linear_forward_state(
-        k, v, log_alpha, eta, delta, initial, starts, final, numbers, T, H, N,
+        k, v, log_alpha, eta, delta, marks, initial, first, starts, final, numbers, T, H, N,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """A program a head: from chunk to chunk, with the least work that this needs."""
         pair = tl.program_id(0).to(tl.int64)
         state = tl.load(initial + linear_tile(pair, K, V))
         for n in range(N):
+            fresh = tl.load(marks + pair // H * N + n) > 0
+            state = tl.where(fresh, tl.load(first + linear_tile(pair, K, V)), state)
             tl.store(starts + linear_tile(pair * N + n, K, V), state)
             token, held = linear_rows(n, pair, T, H, SPAN, ROWS)
             key = linear_load(k, token, held, K)
@@ -151,12 +155,13 @@ if triton is not None:
 
     @triton.jit
     def linear_backward_state(
-        k, v, log_alpha, eta, delta, starts, dg, dstarts, dfinal, dnext, dinitial, numbers, T, H, N,
+        k, v, log_alpha, eta, delta, starts, marks, dg, dstarts, dfinal, dnext, dinitial, dfirst, numbers, T, H, N,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """A program a head, from the last chunk to the first: the gradient of the state after each chunk."""
         pair = tl.program_id(0).to(tl.int64)
         d_state = tl.load(dfinal + linear_tile(pair, K, V))
+        d_start = tl.zeros([K, V], tl.float32)
         for i in range(N):
             n = N - 1 - i
             tl.store(dnext + linear_tile(pair * N + n, K, V), d_state)
@@ -178,7 +183,11 @@ if triton is not None:
             else:
                 d_state = tl.exp(total) * d_state
             d_state += tl.load(dstarts + linear_tile(pair * N + n, K, V))
+            fresh = tl.load(marks + pair // H * N + n) > 0
+            d_start += tl.where(fresh, d_state, 0.0)
+            d_state = tl.where(fresh, 0.0, d_state)
         tl.store(dinitial + linear_tile(pair, K, V), d_state)
+        tl.store(dfirst + linear_tile(pair, K, V), d_start)
 
     @triton.jit
     def linear_backward_write(
@@ -219,21 +228,14 @@ if triton is not None:
         linear_store(dv, token, held, d_value, V)
         linear_store(dk, token, held, d_key + linear_load(dk_read, token, held, K), K)
 
-    def linear_sizes(k: Tensor, v: Tensor) -> tuple[int, int, int, int, int]:
-        """B, T, H, tokens a chunk, chunks. Without frozen weights a chunk is a tile, of which 64 is the largest."""
-        batch, time, heads = k.shape[:3]
-        span = CHUNK if CHUNKED else 64
-        return batch, time, heads, span, -(-time // span)
-
     def linear_options(k: Tensor, v: Tensor, span: int) -> dict[str, object]:
         """What the kernels take at compile time."""
         return {
             "K": k.shape[-1],
             "V": v.shape[-1],
             "SPAN": span,
-            "ROWS": max(16, triton.next_power_of_2(span)),
-            # float32 on tensor cores by three products of tf32, which keeps float32's accuracy.
-            "PRECISION": "ieee" if torch.version.hip else "tf32x3",
+            "ROWS": rows_of(span),
+            "PRECISION": precision(),
             "num_warps": 8 if k.shape[-1] * v.shape[-1] > 64 * 64 else 4,
             "num_stages": 1,
             "enable_fp_fusion": True,
@@ -247,24 +249,33 @@ if triton is not None:
         eta: Tensor,
         delta: Tensor,
         initial: Tensor,
+        first: Tensor,
+        marks: Tensor,
+        span: int,
         numbers: list[float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y, the final state, and the states at the chunk starts."""
-        batch, time, heads, span, chunks = linear_sizes(k, v)
-        y, final, starts = linear_shapes(q, k, v, log_alpha, eta, delta, initial, numbers)
-        q, k, v, log_alpha, eta, delta, initial = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta, initial))
+        """y, the final state, and the states at the chunk starts; `marks` `[B, N]`: a document starts, in state `first`."""
+        batch, time, heads = k.shape[:3]
+        chunks = marks.shape[1]
+        y, final, starts = linear_shapes(q, k, v, log_alpha, eta, delta, initial, first, marks, span, numbers)
+        q, k, v, log_alpha, eta, delta = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta))
+        initial, first, marks = (x.contiguous() for x in (initial, first, marks))
         sizes = (tuple(numbers), time, heads, chunks)
         options = linear_options(k, v, span)
         gates = (log_alpha, eta, delta)
         with torch.cuda.device_of(q):  # Triton launches on the current device, whatever the tensors' is
-            linear_forward_state[(batch * heads,)](k, v, *gates, initial, starts, final, *sizes, **options)
+            linear_forward_state[(batch * heads,)](
+                k, v, *gates, marks, initial, first, starts, final, *sizes, **options
+            )
             linear_forward_read[(batch * heads * chunks,)](q, k, v, *gates, starts, y, *sizes, **options)
         return y, final, starts
 
-    def linear_shapes(q, k: Tensor, v: Tensor, log_alpha, eta, delta, initial: Tensor, numbers) -> tuple[Tensor, ...]:
+    def linear_shapes(
+        q, k: Tensor, v: Tensor, log_alpha, eta, delta, initial: Tensor, first, marks: Tensor, span, numbers
+    ) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_forward`."""
-        batch, _, heads, _, chunks = linear_sizes(k, v)
-        starts = initial.new_empty(batch, heads, chunks, v.shape[-1], k.shape[-1])
+        batch, chunks = marks.shape
+        starts = initial.new_empty(batch, k.shape[2], chunks, v.shape[-1], k.shape[-1])
         return v.new_empty(v.shape), initial.new_empty(initial.shape), starts
 
     def linear_backward(
@@ -274,18 +285,21 @@ if triton is not None:
         log_alpha: Tensor,
         eta: Tensor,
         delta: Tensor,
+        marks: Tensor,
         starts: Tensor,
         dy: Tensor,
         dfinal: Tensor,
         dstarts: Tensor | None,
+        span: int,
         numbers: list[float],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of all seven tensors of `linear_forward`."""
-        batch, time, heads, span, chunks = linear_sizes(k, v)
-        inputs = (q, k, v, log_alpha, eta, delta, starts, dy, dfinal)
-        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial = linear_gradient_shapes(*inputs)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of all tensors of `linear_forward` but the marks."""
+        batch, time, heads = k.shape[:3]
+        chunks = marks.shape[1]
+        inputs = (q, k, v, log_alpha, eta, delta, marks, starts, dy, dfinal)
+        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial, dfirst = linear_gradient_shapes(*inputs)
         q, k, v, log_alpha, eta, delta = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta))
-        dy, dfinal = dy.contiguous(), dfinal.contiguous()
+        dy, dfinal, marks = dy.contiguous(), dfinal.contiguous(), marks.contiguous()
         dk_read, dg = (torch.empty_like(x, dtype=torch.float32) for x in (k, v))
         dl, deta_read, dread, dnext = (torch.empty_like(x) for x in (eta, eta, starts, starts))
         sizes = (tuple(numbers), time, heads, chunks)
@@ -299,44 +313,33 @@ if triton is not None:
             )
             if dstarts is not None:
                 dread += dstarts
-            linear_backward_state[(batch * heads,)](k, v, *gates, dg, dread, dfinal, dnext, dinitial, *sizes, **options)
+            linear_backward_state[(batch * heads,)](
+                k, v, *gates, marks, dg, dread, dfinal, dnext, dinitial, dfirst, *sizes, **options
+            )
             linear_backward_write[parallel](k, v, *gates, dg, dk_read, dl, deta_read, dnext, *found, *sizes, **options)
-        return dq, dk, dv, dlog_alpha, deta, ddelta, dinitial
+        return dq, dk, dv, dlog_alpha, deta, ddelta, dinitial, dfirst
 
     def linear_gradient_shapes(*inputs) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_backward`."""
-        return (*(x.new_empty(x.shape) for x in (*inputs[:6], inputs[8])),)
+        return (*(x.new_empty(x.shape) for x in (*inputs[:6], inputs[9], inputs[9])),)
 
     def linear_setup(ctx, inputs, output) -> None:
         """Keep what the backward needs; the cotangents and errors are computed again."""
-        ctx.save_for_backward(*inputs[:6], output[2])
-        ctx.numbers = inputs[7]
+        ctx.save_for_backward(*inputs[:6], inputs[8], output[2])
+        ctx.numbers = inputs[9:]
         ctx.set_materialize_grads(False)
 
     def linear_autograd(ctx, dy: Tensor | None, dfinal: Tensor | None, dstarts: Tensor | None):
         """From the gradients of the outputs to those of the inputs."""
-        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[6]
+        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[7]
         if dy is None:
             dy = torch.zeros_like(v)
         if dfinal is None:
             dfinal = torch.zeros_like(starts[:, :, 0])
-        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, ctx.numbers), None)
+        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
 
-    def linear_operator(name: str, function, shapes, autograd=None):
-        """An operator that torch.compile takes as one piece.
-
-        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
-        """
-        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
-        if not hasattr(namespace, name):
-            operator = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
-            operator.register_fake(shapes)
-            if autograd is not None:
-                operator.register_autograd(autograd, setup_context=linear_setup)
-        return getattr(namespace, name).default
-
-    LINEAR_BACKWARD = linear_operator("linear_backward", linear_backward, linear_gradient_shapes)
-    LINEAR = linear_operator("linear", linear_forward, linear_shapes, linear_autograd)
+    LINEAR_BACKWARD = operator("linear_backward", linear_backward, linear_gradient_shapes)
+    LINEAR = operator("linear", linear_forward, linear_shapes, linear_autograd, linear_setup)
 
 
 def triton_linear(
@@ -346,15 +349,49 @@ def triton_linear(
     gates: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
     state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
-    start = initial["state_0"].expand(k.shape[0], -1, -1, -1) if state is None else state["state_0"]
-    eta = gates["eta"].float()
-    log_alpha = gates["log_alpha"].float() if "log_alpha" in gates else torch.zeros_like(eta)
-    delta = gates["delta"].float() if THRESHOLDED else torch.ones_like(eta)
-    y, final, starts = LINEAR(q, k, v, log_alpha, eta, delta, start.float(), list(BIAS_NUMBERS))
+    batch, time = k.shape[:2]
+    layout = None
+    # Without frozen weights a chunk is a tile, of which 64 is the largest.
+    if CHUNKED:
+        span = CHUNK
+    else:
+        span = 64
+    marks = torch.zeros(batch, -(-time // span), dtype=torch.int32, device=q.device)
+    if reset is not None or valid is not None:
+        # A document starts a chunk of the grid.
+        layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=q.device), reset, valid)
+        span = CHUNK
+        marks = torch.zeros(batch, layout.chunks, dtype=torch.int32, device=q.device)
+        if layout.fresh is not None:
+            marks = marks + layout.fresh
+
+    def arrange(x: Tensor) -> Tensor:
+        return x if layout is None else to_slots(x, layout)
+
+    eta = arrange(gates["eta"].float())
+    if ASCENT:
+        eta = -eta
+    log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
+    delta = arrange(gates["delta"].float()) if THRESHOLDED else torch.ones_like(eta)
+    first = initial["state_0"].float().expand(batch, -1, -1, -1)
+    start = first if state is None else state["state_0"].float()
+    tokens = (arrange(q), arrange(k), arrange(v), log_alpha, eta, delta)
+    y, final, starts = LINEAR(*tokens, start, first, marks, span, list(TILE_NUMBERS))
     out = {"state_0": final}
     if CHUNKED:
         out["frozen_0"] = starts[:, :, -1].clone()  # a view would keep all of them alive
-        out["position"] = torch.full(k.shape[:1], k.shape[1] % CHUNK, device=q.device)
+        out["position"] = torch.full((batch,), time % CHUNK, device=q.device)
+        if layout is not None:
+            out["position"] = layout.position
+            if layout.opens is not None:
+                order = torch.where(layout.opens, torch.arange(1, layout.chunks + 1, device=q.device), 0)
+                opened = starts[torch.arange(batch, device=q.device), :, order.argmax(1)]
+                before = torch.zeros_like(opened) if state is None else state["frozen_0"]
+                out["frozen_0"] = torch.where(layout.opens.any(1)[:, None, None, None], opened, before)
+    if layout is not None:
+        y = to_tokens(y, layout, valid)
     return y, out

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.slots import CHUNKED
+from miras_search.codegen.skeletons.slots import CHUNKED, MIRROR
 
 try:
     import triton
@@ -18,9 +18,7 @@ if triton is not None:
     from miras_search.codegen.skeletons.triton_slots import bias_phi_tile
 
 
-def triton_refusal(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> str:
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
     """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
     if triton is None:
         return "triton is not installed"
@@ -35,12 +33,12 @@ def triton_refusal(
         return "Triton's interpreter computes bfloat16 wrongly"
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
+    if MIRROR:
+        wide = max(k.shape[-1], v.shape[-1]) > 64
+        if wide:
+            return f"a mirror map takes dimensions up to 64, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
         return "one token is a step"
-    if reset is not None:
-        return "documents start inside the sequence (reset)"
-    if valid is not None:
-        return "the sequence has padding (valid)"
     if CHUNKED:
         inside = state is not None and bool(state["position"].any())
         if inside:
@@ -52,11 +50,9 @@ def triton_refusal(
 PATHS = {"triton": 0}
 
 
-def triton_takes(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> bool:
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
     """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
-    path = triton_refusal(q, k, v, state, reset, valid) or "triton"
+    path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"

@@ -1,5 +1,8 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-"""Slots of the Triton skeletons; the values here are those of an l2 bias, so that the kernels run as they stand."""
+"""Slots of the Triton skeletons; the values here are those of an l2 bias on a matrix, so that the kernels run as they stand.
+
+Flags stand here a second time, as constants of Triton; an emitted module has neither, since they are folded.
+"""
 
 try:
     import triton
@@ -9,10 +12,20 @@ except ImportError:
 
 STRUCTURE = "library"
 """Names the operators, so that two designs in one process do not meet."""
-BIAS_NUMBERS = (0.0,)
-"""Run-time numbers of the bias, in the order in which its tile functions unpack them."""
+TILE_NUMBERS = (0.0,)
+"""Run-time numbers of the formulas, in the order in which the tile functions unpack them."""
+KERNELS = "linear"
+"""The family that serves the design: `linear`, `dense`, or none."""
+WHOLE = False
+"""The mirror map looks at the whole matrix, not at each row by itself."""
 
 if triton is not None:
+    LAYERS = tl.constexpr(1)
+    NORM = tl.constexpr(False)
+    RESIDUAL = tl.constexpr(False)
+    MIRROR = tl.constexpr(False)
+    MOMENTUM = tl.constexpr(False)
+    READ = tl.constexpr("exact")
     STATE_FREE = tl.constexpr(False)
     """The cotangent does not depend on the prediction."""
 
@@ -25,3 +38,33 @@ if triton is not None:
     def bias_phi_vjp_tile(r, v, delta, d, numbers):
         """Pull d back through it: to r, to v at fixed r, and to delta."""
         return d, tl.zeros_like(r), tl.sum(tl.zeros_like(r), axis=1, keep_dims=True)
+
+    @triton.jit
+    def memory_activate_tile(z, numbers):
+        """The activation between the memory's layers."""
+        return z * 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
+
+    @triton.jit
+    def memory_activate_grad_tile(z, numbers):
+        """Its derivative."""
+        return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+
+    @triton.jit
+    def memory_activate_curve_tile(z, numbers):
+        """Its second derivative."""
+        return 0.3989422804014327 * tl.exp(-0.5 * z * z) * (2.0 - z * z)
+
+    @triton.jit
+    def retention_psi_tile(s, numbers):
+        """The mirror map on `[out, in]`, or on some of its rows."""
+        return s
+
+    @triton.jit
+    def retention_psi_vjp_tile(s, d, numbers):
+        """Pull d back through it."""
+        return d
+
+    @triton.jit
+    def retention_scale_tile(s, numbers):
+        """The number `[1, 1]` by which a scaling map multiplies the state."""
+        return tl.full([1, 1], 1.0, tl.float32)

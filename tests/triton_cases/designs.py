@@ -1,0 +1,63 @@
+"""Designs of the Triton families: every bias, every mirror map, every read, both depths, with and without momentum."""
+
+from miras_search.algorithm import GradientDescent, Implicit, Momentum
+from miras_search.bias import L1, L2, Dot, Huber, Lp, PseudoHuber, Robust
+from miras_search.design import Design
+from miras_search.memory import Matrix, Mlp
+from miras_search.named import NAMED
+from miras_search.retention import Bregman, ElasticNet, Kl, L2Retention, Lq, NoRetention
+
+CHUNKS = GradientDescent(chunk=16)
+
+
+def design(bias, retention=None, algorithm=CHUNKS, memory=None):
+    return Design(memory=memory or Matrix(), bias=bias, retention=retention or L2Retention(), algorithm=algorithm)
+
+
+LINEAR = {
+    "dot": design(Dot()),
+    "l2": design(L2()),
+    "l2 without gate": design(L2(), NoRetention()),
+    "l2 in chunks of 12, ascent": design(L2(), algorithm=GradientDescent(chunk=12, sign="ascent")),
+    "lp potential": design(Lp(p=1.5, cap="none")),
+    "lp potential, cap": design(Lp(p=3.0, cap="norm")),
+    "lp surrogate, cap, factor": design(Lp(p=2.5, form="surrogate", factor="paper", cap="norm")),
+    "huber coordinate": design(Huber(form="coordinate")),
+    "huber norm": design(Huber(form="norm")),
+    "huber mixture": design(Huber(form="mixture", nu=1.5)),
+    "l1": design(L1()),
+    "pseudo-huber norm": design(PseudoHuber()),
+    "robust": design(Robust()),
+}
+
+ONLINE = GradientDescent(gradient="online")
+DELTA = {
+    "delta rule": design(L2(), NoRetention(), ONLINE),
+    "gated delta rule": design(L2(), algorithm=ONLINE.model_copy(update={"order": "decay_first"})),
+    "decoupled, read first": design(
+        L2(), algorithm=ONLINE.model_copy(update={"strengths": "decoupled", "read_order": "read_first"})
+    ),
+    "implicit, ascent": design(L2(), algorithm=Implicit(sign="ascent")),
+}
+
+PUBLISHED = ("yaad", "titans-lmm", "moneta", "memora", "moneta-r", "yaad-r", "memora-r")
+DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
+    "one layer, l1.5": design(Lp(p=1.5), memory=Mlp(layers=1)),
+    "plain mlp without gate, chunks of 12": design(
+        Lp(p=3.0), NoRetention(), GradientDescent(chunk=12), Mlp(norm=False, residual=False, expansion=2)
+    ),
+    "mlp, dot, mirror of l4, momentum": design(Dot(), Lq(q=4.0, map="mirror"), Momentum(chunk=8), Mlp(expansion=1)),
+    "mlp, huber coordinate": design(Huber(form="coordinate"), memory=Mlp(norm=False)),
+    "matrix, momentum, ascent": design(L2(), algorithm=Momentum(sign="ascent")),
+    "matrix, sigmoid": design(L2(), Bregman(map="sigmoid")),
+    "matrix, tanh, momentum": design(L2(), Bregman(), Momentum()),
+    "mlp, soft threshold": design(L2(), ElasticNet(), memory=Mlp(expansion=1)),
+    "matrix, softmax of columns": design(Huber(), Kl(axis="column")),
+    "matrix, softmax": design(Huber(), Kl()),
+    "matrix, dot, signed softmax, momentum": design(Dot(), Kl(signed=True, exponent=0.5), Momentum()),
+    "matrix, lagged l3, momentum": design(L2(), Lq(q=3.0, norm="mean"), Momentum(read="lagged")),
+}
+FAMILIES = {"linear": LINEAR, "delta": DELTA, "dense": DENSE}
+DESIGNS = LINEAR | DELTA | DENSE
+QUICK = ("yaad", "moneta-r", "matrix, softmax", "matrix, dot, signed softmax, momentum")
+"""Those of the dense family that the default suite runs; of the others all."""
