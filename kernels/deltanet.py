@@ -23,6 +23,8 @@ Fingerprint a50d64641321. Needs torch alone. Do not edit: change the design and 
 """
 
 import math
+import os
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -31,6 +33,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch import nn
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
 
 NAME = "deltanet"
 FINGERPRINT = "a50d64641321"
@@ -57,6 +65,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output': 'memory',
            'values': 'own'}}
 CHUNK = 16
+STRUCTURE = 'ac7bfb27cc26'
 LAYERS = 1
 EXPANSION = 1
 DELTA_START = 1.0
@@ -228,6 +237,21 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     return list(chunk_online(carry[0], q, k, v, log_alpha, eta, erase))
 
 
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
 def advance(
     n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
@@ -326,6 +350,9 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    fits = triton_takes(q, k, v, state)
+    if fits:
+        return triton_delta(q, k, v, gates, initial, state, reset, valid)
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -634,5 +661,489 @@ def self_check() -> bool:
     return passed
 
 
+if triton is not None:
+
+    @triton.jit
+    def bias_phi_tile(r, v, delta, numbers):
+        return r
+
+    @triton.jit
+    def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """Columns `first` to `first + WIDTH` of a chunk's tokens; rows beyond the chunk are zero."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        return tl.load(x + place, mask=(rows < SPAN)[:, None], other=0.0)
+
+    @triton.jit
+    def store_rows(
+        x, value, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr
+    ):
+        """The inverse of `load_rows`."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        tl.store(x + place, value.to(x.dtype.element_ty), mask=(rows < SPAN)[:, None])
+
+    @triton.jit
+    def load_gate(x, chunk, OTHER: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """One number a token, `[ROWS]`; `OTHER` beyond the chunk."""
+        rows = tl.arange(0, ROWS)
+        return tl.load(x + chunk * SPAN + rows, mask=rows < SPAN, other=OTHER)
+
+    @triton.jit
+    def store_gate(x, value, chunk, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """The inverse of `load_gate`."""
+        rows = tl.arange(0, ROWS)
+        tl.store(x + chunk * SPAN + rows, value, mask=rows < SPAN)
+
+    @triton.jit
+    def pair_places(chunk, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """Places of a chunk's numbers for pairs of tokens, `[chunks, SPAN, SPAN]`, and which exist."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SPAN + rows[None, :]
+        return place, (rows < SPAN)[:, None] & (rows < SPAN)[None, :]
+
+    @triton.jit
+    def weight_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+        """Places of the tile `[ROWS, WIDTH]` at (out, inner) of the index-th matrix `[OUT, IN]`."""
+        rows = (index * OUT + out + tl.arange(0, ROWS))[:, None]
+        return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
+
+    def rows_of(span: int) -> int:
+        """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
+        return max(16, 1 << (span - 1).bit_length())
+
+    def precision() -> str:
+        """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
+        return "ieee" if torch.version.hip else "tf32x3"
+
+    def operator(name: str, function, shapes, autograd=None, setup=None):
+        """An operator that torch.compile takes as one piece.
+
+        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
+        """
+        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
+        if not hasattr(namespace, name):
+            made = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
+            made.register_fake(shapes)
+            if autograd is not None:
+                made.register_autograd(autograd, setup_context=setup)
+        return getattr(namespace, name).default
+
+
+def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
+    """`[B, S, H, ...]` -> `[N, P, C, ...]` with P = B * H, and empty slots at the end."""
+    missing = chunks * span - x.shape[1]
+    x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 2) + [0, missing])
+    x = x.unflatten(1, (chunks, span)).permute(1, 0, 3, 2, *range(4, x.ndim + 1))
+    return x.flatten(1, 2).contiguous()
+
+
+if triton is not None:
+
+    @triton.jit
+    def load_input(
+        x, chunk, first, numbers, ACTIVATED: tl.constexpr,
+        SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    ):
+        """Inputs of a layer; those of the second are kept as the outputs of the first, before the activation."""
+        rows = load_rows(x, chunk, first, SIZE, WIDTH, SPAN, ROWS)
+        return rows
+
+    @triton.jit
+    def dense_forward_read(
+        query, x, g, weights, momenta, scales, strength, held, carried, z, like, numbers,
+        IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a chunk and some outputs of a layer. `like`: any tensor of the type that is multiplied."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * BLOCK_OUT
+        products = tl.zeros([ROWS, ROWS], tl.float32)
+        answer = tl.zeros([ROWS, BLOCK_OUT], tl.float32)
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            products = tl.dot(ask, tl.trans(seen), acc=products, input_precision=PRECISION)
+            place = weight_places(here, o, b, OUT, IN, BLOCK_OUT, BLOCK_IN)
+            w = tl.load(weights + place).to(KIND)
+            answer = tl.dot(ask, tl.trans(w), acc=answer, input_precision=PRECISION)
+        answer *= load_gate(held, here, 0.0, SPAN, ROWS)[:, None]
+        place, exists = pair_places(here, SPAN, ROWS)
+        products *= tl.load(strength + place, mask=exists, other=0.0)
+        cotangent = load_rows(g, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+        written = tl.dot(products.to(KIND), cotangent, input_precision=PRECISION)
+        store_rows(z, answer - written, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+
+    @triton.jit
+    def dense_backward_read(
+        query, x, g, weights, momenta, scales, strength, held, carried, d_z, like,
+        d_query, d_x, d_g, d_weights, m_read, d_scales, d_strength, d_held, d_carried, numbers,
+        IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a chunk of a layer: all that follows from the answers alone, whatever comes later.
+
+        The second layer comes first and stores what the strengths get; the first layer adds to it. `d_x` is the gradient of
+        the input itself, `d_query` that of what the layer before put out.
+        """
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        pairs, exists = pair_places(here, SPAN, ROWS)
+        factor = tl.load(strength + pairs, mask=exists, other=0.0)
+        scale = 1.0
+        products = tl.zeros([ROWS, ROWS], tl.float32)
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            products = tl.dot(ask, tl.trans(seen), acc=products, input_precision=PRECISION)
+        d_products = tl.zeros([ROWS, ROWS], tl.float32)
+        for o in range(0, OUT, BLOCK_OUT):
+            pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+            cotangent = load_rows(g, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+            d_products = tl.dot(pull, tl.trans(cotangent), acc=d_products, input_precision=PRECISION)
+            back = tl.dot(tl.trans((products * factor).to(KIND)), pull, input_precision=PRECISION)
+            store_rows(d_g, -scale * back, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+        d_factor = -scale * d_products * products
+        tl.store(d_strength + pairs, d_factor, mask=exists)
+        d_products = (-scale * d_products * factor).to(KIND)
+        keep = load_gate(held, here, 0.0, SPAN, ROWS)
+        d_keep = tl.zeros([ROWS], tl.float32)
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            d_seen = tl.dot(tl.trans(d_products), ask, input_precision=PRECISION)
+            store_rows(d_x, d_seen, here, b, IN, BLOCK_IN, SPAN, ROWS)
+            answered = tl.zeros([ROWS, BLOCK_IN], tl.float32)
+            for o in range(0, OUT, BLOCK_OUT):
+                pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+                place = weight_places(here, o, b, OUT, IN, BLOCK_OUT, BLOCK_IN)
+                w = tl.load(weights + place).to(KIND)
+                answered = tl.dot(pull.to(KIND), w, acc=answered, input_precision=PRECISION)
+                d_w = tl.dot(tl.trans((pull * keep[:, None]).to(KIND)), ask, input_precision=PRECISION)
+                tl.store(d_weights + place, d_w)
+            d_keep += tl.sum(answered * ask.to(tl.float32), axis=1)
+            d_ask = keep[:, None] * answered
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            d_ask = tl.dot(d_products, seen, acc=d_ask, input_precision=PRECISION)
+            store_rows(d_query, d_ask, here, b, IN, BLOCK_IN, SPAN, ROWS)
+        store_gate(d_held, d_keep, here, SPAN, ROWS)
+
+    @triton.jit
+    def delta_forward_state(
+        k, base, seen, fade, total, marks, first, states, g, P, N,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a pair and some rows of its state: the states at all tile starts, and the writes -u."""
+        pair = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * HEIGHT
+        own = weight_places(pair, o, 0, V, K, HEIGHT, K)
+        state = tl.load(states + own)
+        for n in range(N):
+            here = n * P + pair
+            fresh = tl.load(marks + here) > 0
+            state = tl.where(fresh, tl.load(first + own), state)
+            tl.store(states + weight_places(here, o, 0, V, K, HEIGHT, K), state)
+            key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+            erased = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(key.dtype)
+            u = load_rows(base, here, o, V, HEIGHT, SPAN, ROWS)
+            u -= tl.dot(erased, tl.trans(state).to(key.dtype), input_precision=PRECISION)
+            store_rows(g, -u, here, o, V, HEIGHT, SPAN, ROWS)
+            late = (u * load_gate(fade, here, 0.0, SPAN, ROWS)[:, None]).to(key.dtype)
+            state = tl.load(total + here) * state + tl.dot(tl.trans(late), key, input_precision=PRECISION)
+        tl.store(states + weight_places(N * P + pair, o, 0, V, K, HEIGHT, K), state)
+
+    @triton.jit
+    def delta_backward_state(
+        k, seen, fade, total, marks, d_g, d_read, d_final, d_next, d_base, d_carry, d_first, P, N,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """The same from the last tile to the first: the gradients of the state after each tile, and of u."""
+        pair = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * HEIGHT
+        own = weight_places(pair, o, 0, V, K, HEIGHT, K)
+        d_state = tl.load(d_final + own)
+        d_start = tl.zeros([HEIGHT, K], tl.float32)
+        for i in range(N):
+            here = (N - 1 - i) * P + pair
+            place = weight_places(here, o, 0, V, K, HEIGHT, K)
+            tl.store(d_next + place, d_state)
+            key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+            d_u = tl.dot(key, tl.trans(d_state).to(key.dtype), input_precision=PRECISION)
+            d_u *= load_gate(fade, here, 0.0, SPAN, ROWS)[:, None]
+            d_u -= load_rows(d_g, here, o, V, HEIGHT, SPAN, ROWS)
+            store_rows(d_base, d_u, here, o, V, HEIGHT, SPAN, ROWS)
+            erased = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(key.dtype)
+            d_state = tl.load(total + here) * d_state + tl.load(d_read + place)
+            d_state -= tl.dot(tl.trans(d_u.to(key.dtype)), erased, input_precision=PRECISION)
+            fresh = tl.load(marks + here) > 0
+            d_start += tl.where(fresh, d_state, 0.0)
+            d_state = tl.where(fresh, 0.0, d_state)
+        tl.store(d_carry + own, d_state)
+        tl.store(d_first + own, d_start)
+
+    @triton.jit
+    def delta_backward_write(
+        k, fade, g, states, d_next, d_base, d_k_read, d_k, d_seen, d_fade, d_total,
+        K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a tile: what the gradient of the state after it says to its keys and decays."""
+        here = tl.program_id(0).to(tl.int64)
+        place = weight_places(here, 0, 0, V, K, V, K)
+        key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+        after = tl.load(d_next + place)
+        state = tl.load(states + place)
+        tl.store(d_total + here, tl.sum(tl.sum(state * after, axis=1), axis=0))
+        d_u = load_rows(d_base, here, 0, V, V, SPAN, ROWS).to(key.dtype)
+        d_erased = -tl.dot(d_u, state.to(key.dtype), input_precision=PRECISION)
+        store_rows(d_seen, d_erased, here, 0, K, K, SPAN, ROWS)
+        write = load_rows(g, here, 0, V, V, SPAN, ROWS).to(key.dtype)
+        d_late = -tl.dot(write, after.to(key.dtype), input_precision=PRECISION)
+        store_gate(d_fade, tl.sum(d_late * key.to(tl.float32), axis=1), here, SPAN, ROWS)
+        d_key = d_late * load_gate(fade, here, 0.0, SPAN, ROWS)[:, None]
+        d_key += load_rows(d_k_read, here, 0, K, K, SPAN, ROWS)
+        store_rows(d_k, d_key, here, 0, K, K, SPAN, ROWS)
+
+    def delta_options(k: Tensor, base: Tensor):
+        """What the kernels on states take at compile time, and what those on reads take."""
+        span, key, value = k.shape[2], k.shape[3], base.shape[3]
+        sizes: dict[str, object] = {
+            "SPAN": span,
+            "ROWS": rows_of(span),
+            "PRECISION": precision(),
+            "num_warps": 8 if key * value > 64 * 64 else 4,
+            "num_stages": 1,
+            "enable_fp_fusion": True,
+        }
+        blocks = {"BLOCK_IN": min(key, 32), "BLOCK_OUT": min(value, 32)}
+        return sizes | {"K": key, "V": value}, sizes | {"IN": key, "OUT": value, "ACTIVATED": False, **blocks}
+
+    def delta_split(base: Tensor) -> tuple[tuple[int, int], dict[str, object]]:
+        """Programs of the kernels on states, and rows of a state that each takes."""
+        height = min(base.shape[3], 64)
+        return (base.shape[1], base.shape[3] // height), {"HEIGHT": height}
+
+    def delta_forward(tokens: list[Tensor], carry: Tensor, first: Tensor) -> list[Tensor]:
+        """The answers, the state after the call, and what the backward needs: states at tile starts and writes.
+
+        Args:
+            tokens: q, k, base, seen, strength, held, fade, total, marks (1: a document starts).
+            carry: the state before the call, `[P, V, K]`.
+            first: the state of a new document.
+        """
+        q, k, base, seen, strength, held, fade, total, marks = (x.contiguous() for x in tokens)
+        z, final, states, g = delta_shapes(tokens, carry, first)
+        tiles, pairs = k.shape[:2]
+        states = torch.cat([states, final[None]])
+        states[0] = carry
+        own, reads = delta_options(k, base)
+        grid, split = delta_split(base)
+        with torch.cuda.device_of(q):  # Triton launches on the current device, whatever the tensors' is
+            delta_forward_state[grid](
+                k, base, seen, fade, total, marks, first.contiguous(), states, g, pairs, tiles, **own, **split
+            )
+            dense_forward_read[(tiles * pairs, base.shape[3] // reads["BLOCK_OUT"])](
+                q, k, g, states, states, held, strength, held, held, z, k, (0.0,), **reads
+            )
+        return [z, states[-1].clone(), states[:-1].clone(), g]
+
+    def delta_shapes(tokens: list[Tensor], carry: Tensor, first: Tensor) -> list[Tensor]:
+        """Empty outputs of `delta_forward`."""
+        base = tokens[2]
+        states = carry.new_empty(base.shape[0], *carry.shape)
+        return [base.new_empty(base.shape), carry.new_empty(carry.shape), states, base.new_empty(base.shape)]
+
+    def delta_backward(tokens: list[Tensor], states: Tensor, g: Tensor, dz: Tensor, dfinal: Tensor) -> list[Tensor]:
+        """Gradients of all tokens but the marks, of carry and of first."""
+        q, k, base, seen, strength, held, fade, total, marks = (x.contiguous() for x in tokens)
+        found = delta_gradient_shapes(tokens, states, g, dz, dfinal)
+        dq, dk, dbase, dseen, dstrength, dheld, dfade, dtotal, dcarry, dfirst = found
+        tiles, pairs = k.shape[:2]
+        dread, dnext = torch.empty_like(states), torch.empty_like(states)
+        dk_read, dg = torch.empty_like(k, dtype=torch.float32), torch.empty_like(g)
+        own, reads = delta_options(k, base)
+        grid, split = delta_split(base)
+        with torch.cuda.device_of(q):
+            dense_backward_read[(tiles * pairs,)](
+                q, k, g, states, states, held, strength, held, held, dz.contiguous(), k, dq, dk_read, dg, dread, dread,
+                dheld, dstrength, dheld, dheld, (0.0,), **reads,
+            )
+            delta_backward_state[grid](
+                k, seen, fade, total, marks, dg, dread, dfinal.contiguous(), dnext, dbase, dcarry, dfirst, pairs, tiles,
+                **own, **split,
+            )
+            delta_backward_write[(tiles * pairs,)](
+                k, fade, g, states, dnext, dbase, dk_read, dk, dseen, dfade, dtotal, **own
+            )
+        return found
+
+    def delta_gradient_shapes(tokens, states: Tensor, g, dz, dfinal: Tensor) -> list[Tensor]:
+        """Empty outputs of `delta_backward`."""
+        return [x.new_empty(x.shape) for x in (*tokens[:8], dfinal, dfinal)]
+
+    def delta_setup(ctx, inputs, output) -> None:
+        """Keep the inputs, the states at tile starts and the writes."""
+        ctx.save_for_backward(*inputs[0], *output[2:])
+        ctx.shapes = [x.shape for x in output[:2]]
+        ctx.set_materialize_grads(False)
+
+    def delta_autograd(ctx, grads):
+        """From the gradients of the outputs to those of the inputs."""
+        *tokens, states, g = ctx.saved_tensors
+        dz, dfinal = (g.new_zeros(s) if d is None else d for d, s in zip(grads[:2], ctx.shapes, strict=True))
+        *found, dcarry, dfirst = DELTA_BACKWARD(tokens, states, g, dz, dfinal)
+        return [*found, None], dcarry, dfirst
+
+    DELTA_BACKWARD = operator("delta_backward", delta_backward, delta_gradient_shapes)
+
+    DELTA = operator("delta", delta_forward, delta_shapes, delta_autograd, delta_setup)
+
+
+def triton_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
+    with torch.autocast(q.device.type, enabled=False):
+        return delta_call(q, k, v, gates, initial, state, reset, valid)
+
+
+def delta_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
+    reset: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """In float32: what gates make of a tile, the kernels, and the answers in their places."""
+    batch, time, heads = k.shape[:3]
+    layout = None
+    span = 64
+    tiles = -(-time // span)
+    marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
+    if reset is not None or valid is not None:
+        # A document starts a tile of the grid.
+        layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=q.device), reset, valid)
+        span, tiles = CHUNK, layout.chunks
+        marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
+        if layout.fresh is not None:
+            marks += layout.fresh.mT
+
+    def arrange(x: Tensor) -> Tensor:
+        return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+
+    query, key, value = arrange(q), arrange(k), arrange(v).float()
+    eta = arrange(gates["eta"].float())
+    k32 = key.float()
+    erase = eta
+    log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
+    l = log_alpha.cumsum(-1)
+    seen = l - log_alpha
+    asked = l
+    strength = lower_decay(asked, l)
+    system = erase[..., None] * (k32 @ k32.mT) * lower_decay(seen, l, strict=1)
+    right = torch.cat([eta[..., None] * value, (erase * seen.exp())[..., None] * k32], -1)
+    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    base, erased = solved.split([v.shape[-1], k.shape[-1]], -1)
+    fade, total = (l[..., -1:] - l).exp(), l[..., -1].exp()
+    first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
+    carry = first if state is None else state["state_0"].float().flatten(0, 1)
+    tokens = [query, key, base, erased, strength, asked.exp(), fade, total, marks.repeat_interleave(heads, 1)]
+    z, final, _, _ = DELTA(tokens, carry, first)
+    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, : tiles * span]
+    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
+    return y.to(v.dtype), {"state_0": final.unflatten(0, (batch, heads))}
+
+
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
+    """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
+    if triton is None:
+        return "triton is not installed"
+    interpreted = not isinstance(bias_phi_tile, triton.JITFunction)
+    if not q.is_cuda and not interpreted:
+        return f"tensors are on {q.device.type}, not on a GPU"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no kernel for {q.dtype}"
+    if interpreted and q.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
+        return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
+    if k.shape[1] < 2:
+        return "one token is a step"
+    return ""
+
+
+# Calls by path: `triton`, or the reason why the torch path ran.
+PATHS = {"triton": 0}
+
+
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
+    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
+    path = triton_refusal(q, k, v, state) or "triton"
+    if not torch.compiler.is_compiling():
+        PATHS[path] = PATHS.get(path, 0) + 1
+    return path == "triton"
+
+
+def interpret_without_gpu() -> None:
+    """Start this file again in Triton's interpreter if there is Triton but no GPU."""
+    if triton is not None and not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def triton_outcome(
+    run: Any, inputs: list[Tensor], gates: Mapping[str, Tensor], initial: Mapping[str, Tensor], like: Tensor
+) -> dict[str, Tensor]:
+    """Answers and gradients of a loop or of the kernels, in the type and on the device of `like`."""
+    named = {"q": inputs[0], "k": inputs[1], "v": inputs[2], **gates, **initial}
+    leaves = {name: x.detach().to(like).requires_grad_() for name, x in named.items()}
+    own = [leaves[name] for name in ("q", "k", "v")]
+    out = run(*own, {n: leaves[n] for n in gates}, {n: leaves[n] for n in initial})
+    y = out[0] if isinstance(out, tuple) else out
+    weight = torch.linspace(-1.0, 2.0, y.numel()).view(y.shape).cos().to(like)
+    grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()), allow_unused=True)
+    found = {f"d{name}": g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {name: x.detach().double().cpu() for name, x in {"y": y, **found}.items()}
+
+
+def triton_check() -> bool:
+    """The kernels in float32 against the loop in float64, beside the loop in float32, which loses as much to rounding."""
+    if triton is None:
+        print("kernels: not checked, triton is not installed")
+        return True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, gates, initial = check_inputs(1, CHUNK + 5, 1, 16)
+    # Below the step at which the recurrence amplifies rounding by itself.
+    gates["eta"] = 0.3 * gates["eta"]
+    before = PATHS["triton"]
+    fast = triton_outcome(memory, inputs, gates, initial, torch.zeros((), device=device))
+    if PATHS["triton"] == before:
+        print(f"kernels: FAILED to run: {sorted(PATHS)}")
+        return False
+    exact = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros((), dtype=torch.float64))
+    plain = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros(()))
+    floor = 1e-9 * max(float(x.abs().max()) for x in exact.values())
+    compared = [name for name, x in exact.items() if float(x.abs().max()) > floor]
+    for name in compared:
+        print(f"kernels {name:16s} {deviation(fast[name], exact[name]):.1e}")
+    worst = max(deviation(fast[name], exact[name]) for name in compared)
+    limit = 4.0 * max(deviation(plain[name], exact[name]) for name in compared) + 2e-6
+    where = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
+    print(f"{'ok' if worst < limit else 'FAILED'}: the kernels deviate by {worst:.1e} in {where}, {limit:.1e} allowed")
+    return worst < limit
+
+
 if __name__ == "__main__":
-    raise SystemExit(0 if self_check() else 1)
+    interpret_without_gpu()
+    raise SystemExit(0 if self_check() and triton_check() else 1)

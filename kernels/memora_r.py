@@ -25,6 +25,8 @@ Fingerprint e8b52a78c492. Needs torch alone. Do not edit: change the design and 
 """
 
 import math
+import os
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -66,7 +68,7 @@ DESIGN = {'memory': {'kind': 'mlp', 'layers': 2, 'expansion': 4, 'residual': Tru
            'values': 'own'}}
 CHUNK = 16
 CHUNKED = True
-STRUCTURE = '5556c09d26a6'
+STRUCTURE = '1646e8ba68ae'
 TILE = 65536
 LAYERS = 2
 NORM = True
@@ -457,7 +459,7 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
-    fits = triton_takes(q, k, v, state, reset, valid)
+    fits = triton_takes(q, k, v, state)
     if fits:
         return triton_dense(q, k, v, gates, initial, state, reset, valid)
     batch, time = k.shape[:2]
@@ -827,28 +829,37 @@ if triton is not None:
         return 0.3989422804014327 * tl.exp(-0.5 * z * z) * (2.0 - z * z)
 
     @triton.jit
-    def retention_psi_tile(s, numbers):
+    def retention_group_sum_tile(s, numbers):
+        return tl.sum(s, axis=1, keep_dims=True)
+
+    @triton.jit
+    def retention_group_max_tile(s, numbers):
+        return tl.max(s, axis=1, keep_dims=True)
+
+    @triton.jit
+    def retention_share_tile(s, numbers):
+        up = tl.exp(s - retention_group_max_tile(s, numbers))
+        return up / retention_group_sum_tile(up, numbers)
+
+    @triton.jit
+    def retention_mass_tile(s, numbers):
         RETENTION_SCALE = numbers[0]
         RETENTION_EXPONENT = numbers[1]
-        c = RETENTION_SCALE * tl.exp2(RETENTION_EXPONENT * tl.log2(tl.full([1, 1], s.shape[1], tl.float32)))
-        up = tl.exp(s - tl.max(s, axis=1, keep_dims=True))
-        w = up / tl.sum(up, axis=1, keep_dims=True)
-        down = tl.exp(-s - tl.max(-s, axis=1, keep_dims=True))
-        w = w - down / tl.sum(down, axis=1, keep_dims=True)
-        return c * w
+        return RETENTION_SCALE * tl.exp2(RETENTION_EXPONENT * tl.log2(tl.full([1, 1], s.shape[1], tl.float32)))
+
+    @triton.jit
+    def retention_psi_tile(s, numbers):
+        w = retention_share_tile(s, numbers)
+        w = w - retention_share_tile(-s, numbers)
+        return retention_mass_tile(s, numbers) * w
 
     @triton.jit
     def retention_psi_vjp_tile(s, d, numbers):
-        RETENTION_SCALE = numbers[0]
-        RETENTION_EXPONENT = numbers[1]
-        c = RETENTION_SCALE * tl.exp2(RETENTION_EXPONENT * tl.log2(tl.full([1, 1], s.shape[1], tl.float32)))
-        up = tl.exp(s - tl.max(s, axis=1, keep_dims=True))
-        p = up / tl.sum(up, axis=1, keep_dims=True)
-        ds = p * (d - tl.sum(p * d, axis=1, keep_dims=True))
-        down = tl.exp(-s - tl.max(-s, axis=1, keep_dims=True))
-        n = down / tl.sum(down, axis=1, keep_dims=True)
-        ds = ds + n * (d - tl.sum(n * d, axis=1, keep_dims=True))
-        return c * ds
+        p = retention_share_tile(s, numbers)
+        ds = p * (d - retention_group_sum_tile(p * d, numbers))
+        n = retention_share_tile(-s, numbers)
+        ds = ds + n * (d - retention_group_sum_tile(n * d, numbers))
+        return retention_mass_tile(s, numbers) * ds
 
     @triton.jit
     def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -912,6 +923,17 @@ if triton is not None:
                 made.register_autograd(autograd, setup_context=setup)
         return getattr(namespace, name).default
 
+
+def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
+    """`[B, S, H, ...]` -> `[N, P, C, ...]` with P = B * H, and empty slots at the end."""
+    missing = chunks * span - x.shape[1]
+    x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 2) + [0, missing])
+    x = x.unflatten(1, (chunks, span)).permute(1, 0, 3, 2, *range(4, x.ndim + 1))
+    return x.flatten(1, 2).contiguous()
+
+
+if triton is not None:
+
     @triton.jit
     def load_input(
         x, chunk, first, numbers, ACTIVATED: tl.constexpr,
@@ -970,13 +992,11 @@ if triton is not None:
         d_asked = tl.zeros([ROWS, IN], tl.float32)
         d_factors = tl.zeros([ROWS, ROWS], tl.float32)
         d_keep = tl.zeros([ROWS], tl.float32)
-        d_arrive = tl.zeros([ROWS], tl.float32)
         for o in range(0, OUT, HEIGHT):
             cotangent = load_rows(g, here, o, OUT, HEIGHT, SPAN, ROWS)
             d_cotangent = tl.zeros([ROWS, HEIGHT], tl.float32)
             place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
             d_start = tl.zeros([HEIGHT, IN], tl.float32)
-            d_flow = tl.zeros([HEIGHT, IN], tl.float32)
             for t in range(SPAN):
                 token = here * SPAN + t
                 own = rows == t
@@ -1153,7 +1173,6 @@ if triton is not None:
     ):
         """A tile of the state's gradient from the end of a chunk to its start; d: that of the frozen weights."""
         place = weight_places(here, out, inner, OUT, IN, HEIGHT, WIDTH)
-        d_next = tl.load(d_states + weight_places(after, out, inner, OUT, IN, HEIGHT, WIDTH))
         tl.store(d_weights + place, d)
 
     @triton.jit
@@ -1621,14 +1640,6 @@ if triton is not None:
     DENSE = operator("dense", dense_forward, dense_shapes, dense_autograd, dense_setup)
 
 
-def dense_chunks(x: Tensor, chunks: int) -> Tensor:
-    """`[B, S, H, ...]` -> `[N, P, C, ...]`, with empty slots at the end."""
-    missing = chunks * CHUNK - x.shape[1]
-    x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 2) + [0, missing])
-    x = x.unflatten(1, (chunks, CHUNK)).permute(1, 0, 3, 2, *range(4, x.ndim + 1))
-    return x.flatten(1, 2).contiguous()
-
-
 def triton_dense(
     q: Tensor,
     k: Tensor,
@@ -1640,6 +1651,21 @@ def triton_dense(
     valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
+    with torch.autocast(q.device.type, enabled=False):
+        return dense_call(q, k, v, gates, initial, state, reset, valid)
+
+
+def dense_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
+    reset: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """In float32: what gates make of a chunk, the kernels, the head, and the answers in their places."""
     batch, time, heads = k.shape[:3]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
     masked = reset is not None or valid is not None
@@ -1653,7 +1679,7 @@ def triton_dense(
             filled = layout.filled[..., None]
 
     def arrange(x: Tensor) -> Tensor:
-        return dense_chunks(x if layout is None else to_slots(x, layout), chunks)
+        return to_chunks(x if layout is None else to_slots(x, layout), chunks, CHUNK)
 
     def spread(x: Tensor) -> Tensor:
         return x.float().expand(batch, *x.shape[-3:]).flatten(0, 1).contiguous()
@@ -1662,7 +1688,7 @@ def triton_dense(
     log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
     delta = torch.ones_like(eta)
     log_mu = None
-    held = dense_chunks(filled.expand(-1, -1, heads), chunks).flatten(0, 1)
+    held = to_chunks(filled.expand(-1, -1, heads), chunks, CHUNK).flatten(0, 1)
     strength, carried, impulse, kept = write_strengths(
         log_alpha.flatten(0, 1)[:, None], eta.flatten(0, 1)[:, None], log_mu, held
     )
@@ -1703,9 +1729,7 @@ def triton_dense(
     return y.to(v.dtype), out
 
 
-def triton_refusal(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> str:
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
     """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
     if triton is None:
         return "triton is not installed"
@@ -1735,15 +1759,63 @@ def triton_refusal(
 PATHS = {"triton": 0}
 
 
-def triton_takes(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> bool:
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
     """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
-    path = triton_refusal(q, k, v, state, reset, valid) or "triton"
+    path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"
 
 
+def interpret_without_gpu() -> None:
+    """Start this file again in Triton's interpreter if there is Triton but no GPU."""
+    if triton is not None and not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def triton_outcome(
+    run: Any, inputs: list[Tensor], gates: Mapping[str, Tensor], initial: Mapping[str, Tensor], like: Tensor
+) -> dict[str, Tensor]:
+    """Answers and gradients of a loop or of the kernels, in the type and on the device of `like`."""
+    named = {"q": inputs[0], "k": inputs[1], "v": inputs[2], **gates, **initial}
+    leaves = {name: x.detach().to(like).requires_grad_() for name, x in named.items()}
+    own = [leaves[name] for name in ("q", "k", "v")]
+    out = run(*own, {n: leaves[n] for n in gates}, {n: leaves[n] for n in initial})
+    y = out[0] if isinstance(out, tuple) else out
+    weight = torch.linspace(-1.0, 2.0, y.numel()).view(y.shape).cos().to(like)
+    grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()), allow_unused=True)
+    found = {f"d{name}": g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {name: x.detach().double().cpu() for name, x in {"y": y, **found}.items()}
+
+
+def triton_check() -> bool:
+    """The kernels in float32 against the loop in float64, beside the loop in float32, which loses as much to rounding."""
+    if triton is None:
+        print("kernels: not checked, triton is not installed")
+        return True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, gates, initial = check_inputs(1, CHUNK + 5, 1, 16)
+    # Below the step at which the recurrence amplifies rounding by itself.
+    gates["eta"] = 0.3 * gates["eta"]
+    before = PATHS["triton"]
+    fast = triton_outcome(memory, inputs, gates, initial, torch.zeros((), device=device))
+    if PATHS["triton"] == before:
+        print(f"kernels: FAILED to run: {sorted(PATHS)}")
+        return False
+    exact = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros((), dtype=torch.float64))
+    plain = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros(()))
+    floor = 1e-9 * max(float(x.abs().max()) for x in exact.values())
+    compared = [name for name, x in exact.items() if float(x.abs().max()) > floor]
+    for name in compared:
+        print(f"kernels {name:16s} {deviation(fast[name], exact[name]):.1e}")
+    worst = max(deviation(fast[name], exact[name]) for name in compared)
+    limit = 4.0 * max(deviation(plain[name], exact[name]) for name in compared) + 2e-6
+    where = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
+    print(f"{'ok' if worst < limit else 'FAILED'}: the kernels deviate by {worst:.1e} in {where}, {limit:.1e} allowed")
+    return worst < limit
+
+
 if __name__ == "__main__":
-    raise SystemExit(0 if self_check() else 1)
+    interpret_without_gpu()
+    raise SystemExit(0 if self_check() and triton_check() else 1)

@@ -24,6 +24,8 @@ Fingerprint e30cf7c5676f. Needs torch alone. Do not edit: change the design and 
 """
 
 import math
+import os
+import sys
 from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import pairwise
@@ -648,9 +650,9 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
-    fits = triton_takes(q, k, v, state, reset, valid)
+    fits = triton_takes(q, k, v, state)
     if fits:
-        return triton_linear(q, k, v, gates, initial, state)
+        return triton_linear(q, k, v, gates, initial, state, reset, valid)
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -1029,13 +1031,15 @@ if triton is not None:
 
     @triton.jit
     def linear_forward_state(
-        k, v, log_alpha, eta, delta, initial, starts, final, numbers, T, H, N,
+        k, v, log_alpha, eta, delta, marks, initial, first, starts, final, numbers, T, H, N,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):
         """A program a head: from chunk to chunk, with the least work that this needs."""
         pair = tl.program_id(0).to(tl.int64)
         state = tl.load(initial + linear_tile(pair, K, V))
         for n in range(N):
+            fresh = tl.load(marks + pair // H * N + n) > 0
+            state = tl.where(fresh, tl.load(first + linear_tile(pair, K, V)), state)
             tl.store(starts + linear_tile(pair * N + n, K, V), state)
             token, held = linear_rows(n, pair, T, H, SPAN, ROWS)
             key = linear_load(k, token, held, K)
@@ -1116,12 +1120,13 @@ if triton is not None:
 
     @triton.jit
     def linear_backward_state(
-        k, v, log_alpha, eta, delta, starts, dg, dstarts, dfinal, dnext, dinitial, numbers, T, H, N,
+        k, v, log_alpha, eta, delta, starts, marks, dg, dstarts, dfinal, dnext, dinitial, dfirst, numbers, T, H, N,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):
         """A program a head, from the last chunk to the first: the gradient of the state after each chunk."""
         pair = tl.program_id(0).to(tl.int64)
         d_state = tl.load(dfinal + linear_tile(pair, K, V))
+        d_start = tl.zeros([K, V], tl.float32)
         for i in range(N):
             n = N - 1 - i
             tl.store(dnext + linear_tile(pair * N + n, K, V), d_state)
@@ -1130,7 +1135,11 @@ if triton is not None:
             total = tl.sum(decay, axis=0)
             d_state = tl.exp(total) * d_state
             d_state += tl.load(dstarts + linear_tile(pair * N + n, K, V))
+            fresh = tl.load(marks + pair // H * N + n) > 0
+            d_start += tl.where(fresh, d_state, 0.0)
+            d_state = tl.where(fresh, 0.0, d_state)
         tl.store(dinitial + linear_tile(pair, K, V), d_state)
+        tl.store(dfirst + linear_tile(pair, K, V), d_start)
 
     @triton.jit
     def linear_backward_write(
@@ -1168,12 +1177,6 @@ if triton is not None:
         linear_store(dv, token, held, d_value, V)
         linear_store(dk, token, held, d_key + linear_load(dk_read, token, held, K), K)
 
-    def linear_sizes(k: Tensor, v: Tensor) -> tuple[int, int, int, int, int]:
-        """B, T, H, tokens a chunk, chunks. Without frozen weights a chunk is a tile, of which 64 is the largest."""
-        batch, time, heads = k.shape[:3]
-        span = 64
-        return batch, time, heads, span, -(-time // span)
-
     def linear_options(k: Tensor, v: Tensor, span: int) -> dict[str, object]:
         """What the kernels take at compile time."""
         return {
@@ -1195,24 +1198,33 @@ if triton is not None:
         eta: Tensor,
         delta: Tensor,
         initial: Tensor,
+        first: Tensor,
+        marks: Tensor,
+        span: int,
         numbers: list[float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y, the final state, and the states at the chunk starts."""
-        batch, time, heads, span, chunks = linear_sizes(k, v)
-        y, final, starts = linear_shapes(q, k, v, log_alpha, eta, delta, initial, numbers)
-        q, k, v, log_alpha, eta, delta, initial = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta, initial))
+        """y, the final state, and the states at the chunk starts; `marks` `[B, N]`: a document starts, in state `first`."""
+        batch, time, heads = k.shape[:3]
+        chunks = marks.shape[1]
+        y, final, starts = linear_shapes(q, k, v, log_alpha, eta, delta, initial, first, marks, span, numbers)
+        q, k, v, log_alpha, eta, delta = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta))
+        initial, first, marks = (x.contiguous() for x in (initial, first, marks))
         sizes = (tuple(numbers), time, heads, chunks)
         options = linear_options(k, v, span)
         gates = (log_alpha, eta, delta)
         with torch.cuda.device_of(q):  # Triton launches on the current device, whatever the tensors' is
-            linear_forward_state[(batch * heads,)](k, v, *gates, initial, starts, final, *sizes, **options)
+            linear_forward_state[(batch * heads,)](
+                k, v, *gates, marks, initial, first, starts, final, *sizes, **options
+            )
             linear_forward_read[(batch * heads * chunks,)](q, k, v, *gates, starts, y, *sizes, **options)
         return y, final, starts
 
-    def linear_shapes(q, k: Tensor, v: Tensor, log_alpha, eta, delta, initial: Tensor, numbers) -> tuple[Tensor, ...]:
+    def linear_shapes(
+        q, k: Tensor, v: Tensor, log_alpha, eta, delta, initial: Tensor, first, marks: Tensor, span, numbers
+    ) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_forward`."""
-        batch, _, heads, _, chunks = linear_sizes(k, v)
-        starts = initial.new_empty(batch, heads, chunks, v.shape[-1], k.shape[-1])
+        batch, chunks = marks.shape
+        starts = initial.new_empty(batch, k.shape[2], chunks, v.shape[-1], k.shape[-1])
         return v.new_empty(v.shape), initial.new_empty(initial.shape), starts
 
     def linear_backward(
@@ -1222,18 +1234,21 @@ if triton is not None:
         log_alpha: Tensor,
         eta: Tensor,
         delta: Tensor,
+        marks: Tensor,
         starts: Tensor,
         dy: Tensor,
         dfinal: Tensor,
         dstarts: Tensor | None,
+        span: int,
         numbers: list[float],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of all seven tensors of `linear_forward`."""
-        batch, time, heads, span, chunks = linear_sizes(k, v)
-        inputs = (q, k, v, log_alpha, eta, delta, starts, dy, dfinal)
-        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial = linear_gradient_shapes(*inputs)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of all tensors of `linear_forward` but the marks."""
+        batch, time, heads = k.shape[:3]
+        chunks = marks.shape[1]
+        inputs = (q, k, v, log_alpha, eta, delta, marks, starts, dy, dfinal)
+        dq, dk, dv, dlog_alpha, deta, ddelta, dinitial, dfirst = linear_gradient_shapes(*inputs)
         q, k, v, log_alpha, eta, delta = (x.contiguous() for x in (q, k, v, log_alpha, eta, delta))
-        dy, dfinal = dy.contiguous(), dfinal.contiguous()
+        dy, dfinal, marks = dy.contiguous(), dfinal.contiguous(), marks.contiguous()
         dk_read, dg = (torch.empty_like(x, dtype=torch.float32) for x in (k, v))
         dl, deta_read, dread, dnext = (torch.empty_like(x) for x in (eta, eta, starts, starts))
         sizes = (tuple(numbers), time, heads, chunks)
@@ -1247,28 +1262,30 @@ if triton is not None:
             )
             if dstarts is not None:
                 dread += dstarts
-            linear_backward_state[(batch * heads,)](k, v, *gates, dg, dread, dfinal, dnext, dinitial, *sizes, **options)
+            linear_backward_state[(batch * heads,)](
+                k, v, *gates, marks, dg, dread, dfinal, dnext, dinitial, dfirst, *sizes, **options
+            )
             linear_backward_write[parallel](k, v, *gates, dg, dk_read, dl, deta_read, dnext, *found, *sizes, **options)
-        return dq, dk, dv, dlog_alpha, deta, ddelta, dinitial
+        return dq, dk, dv, dlog_alpha, deta, ddelta, dinitial, dfirst
 
     def linear_gradient_shapes(*inputs) -> tuple[Tensor, ...]:
         """Empty outputs of `linear_backward`."""
-        return (*(x.new_empty(x.shape) for x in (*inputs[:6], inputs[8])),)
+        return (*(x.new_empty(x.shape) for x in (*inputs[:6], inputs[9], inputs[9])),)
 
     def linear_setup(ctx, inputs, output) -> None:
         """Keep what the backward needs; the cotangents and errors are computed again."""
-        ctx.save_for_backward(*inputs[:6], output[2])
-        ctx.numbers = inputs[7]
+        ctx.save_for_backward(*inputs[:6], inputs[8], output[2])
+        ctx.numbers = inputs[9:]
         ctx.set_materialize_grads(False)
 
     def linear_autograd(ctx, dy: Tensor | None, dfinal: Tensor | None, dstarts: Tensor | None):
         """From the gradients of the outputs to those of the inputs."""
-        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[6]
+        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[7]
         if dy is None:
             dy = torch.zeros_like(v)
         if dfinal is None:
             dfinal = torch.zeros_like(starts[:, :, 0])
-        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, ctx.numbers), None)
+        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
 
     LINEAR_BACKWARD = operator("linear_backward", linear_backward, linear_gradient_shapes)
 
@@ -1282,20 +1299,40 @@ def triton_linear(
     gates: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
     state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
-    start = initial["state_0"].expand(k.shape[0], -1, -1, -1) if state is None else state["state_0"]
-    eta = gates["eta"].float()
-    log_alpha = gates["log_alpha"].float() if "log_alpha" in gates else torch.zeros_like(eta)
+    batch, time = k.shape[:2]
+    layout = None
+    # Without frozen weights a chunk is a tile, of which 64 is the largest.
+    span = 64
+    marks = torch.zeros(batch, -(-time // span), dtype=torch.int32, device=q.device)
+    if reset is not None or valid is not None:
+        # A document starts a chunk of the grid.
+        layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=q.device), reset, valid)
+        span = CHUNK
+        marks = torch.zeros(batch, layout.chunks, dtype=torch.int32, device=q.device)
+        if layout.fresh is not None:
+            marks = marks + layout.fresh
+
+    def arrange(x: Tensor) -> Tensor:
+        return x if layout is None else to_slots(x, layout)
+
+    eta = arrange(gates["eta"].float())
+    log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
     delta = torch.ones_like(eta)
-    y, final, starts = LINEAR(q, k, v, log_alpha, eta, delta, start.float(), list(TILE_NUMBERS))
+    first = initial["state_0"].float().expand(batch, -1, -1, -1)
+    start = first if state is None else state["state_0"].float()
+    tokens = (arrange(q), arrange(k), arrange(v), log_alpha, eta, delta)
+    y, final, starts = LINEAR(*tokens, start, first, marks, span, list(TILE_NUMBERS))
     out = {"state_0": final}
+    if layout is not None:
+        y = to_tokens(y, layout, valid)
     return y, out
 
 
-def triton_refusal(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> str:
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
     """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
     if triton is None:
         return "triton is not installed"
@@ -1312,10 +1349,6 @@ def triton_refusal(
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
         return "one token is a step"
-    if reset is not None:
-        return "documents start inside the sequence (reset)"
-    if valid is not None:
-        return "the sequence has padding (valid)"
     return ""
 
 
@@ -1323,15 +1356,63 @@ def triton_refusal(
 PATHS = {"triton": 0}
 
 
-def triton_takes(
-    q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None
-) -> bool:
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
     """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
-    path = triton_refusal(q, k, v, state, reset, valid) or "triton"
+    path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"
 
 
+def interpret_without_gpu() -> None:
+    """Start this file again in Triton's interpreter if there is Triton but no GPU."""
+    if triton is not None and not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def triton_outcome(
+    run: Any, inputs: list[Tensor], gates: Mapping[str, Tensor], initial: Mapping[str, Tensor], like: Tensor
+) -> dict[str, Tensor]:
+    """Answers and gradients of a loop or of the kernels, in the type and on the device of `like`."""
+    named = {"q": inputs[0], "k": inputs[1], "v": inputs[2], **gates, **initial}
+    leaves = {name: x.detach().to(like).requires_grad_() for name, x in named.items()}
+    own = [leaves[name] for name in ("q", "k", "v")]
+    out = run(*own, {n: leaves[n] for n in gates}, {n: leaves[n] for n in initial})
+    y = out[0] if isinstance(out, tuple) else out
+    weight = torch.linspace(-1.0, 2.0, y.numel()).view(y.shape).cos().to(like)
+    grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()), allow_unused=True)
+    found = {f"d{name}": g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {name: x.detach().double().cpu() for name, x in {"y": y, **found}.items()}
+
+
+def triton_check() -> bool:
+    """The kernels in float32 against the loop in float64, beside the loop in float32, which loses as much to rounding."""
+    if triton is None:
+        print("kernels: not checked, triton is not installed")
+        return True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, gates, initial = check_inputs(1, CHUNK + 5, 1, 16)
+    # Below the step at which the recurrence amplifies rounding by itself.
+    gates["eta"] = 0.3 * gates["eta"]
+    before = PATHS["triton"]
+    fast = triton_outcome(memory, inputs, gates, initial, torch.zeros((), device=device))
+    if PATHS["triton"] == before:
+        print(f"kernels: FAILED to run: {sorted(PATHS)}")
+        return False
+    exact = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros((), dtype=torch.float64))
+    plain = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros(()))
+    floor = 1e-9 * max(float(x.abs().max()) for x in exact.values())
+    compared = [name for name, x in exact.items() if float(x.abs().max()) > floor]
+    for name in compared:
+        print(f"kernels {name:16s} {deviation(fast[name], exact[name]):.1e}")
+    worst = max(deviation(fast[name], exact[name]) for name in compared)
+    limit = 4.0 * max(deviation(plain[name], exact[name]) for name in compared) + 2e-6
+    where = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
+    print(f"{'ok' if worst < limit else 'FAILED'}: the kernels deviate by {worst:.1e} in {where}, {limit:.1e} allowed")
+    return worst < limit
+
+
 if __name__ == "__main__":
-    raise SystemExit(0 if self_check() else 1)
+    interpret_without_gpu()
+    raise SystemExit(0 if self_check() and triton_check() else 1)

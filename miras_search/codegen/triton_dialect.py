@@ -30,7 +30,7 @@ TRITON: dict[str, str] = {
     # A tile of one number: the interpreter cannot divide a size, a constexpr, by a tile.
     "row_size": "tl.full([1, 1], {0}.shape[1], tl.float32)",
     "transpose": "tl.trans({0})",
-    "total": "tl.sum(tl.sum({0}, axis=1, keep_dims=True), axis=0, keep_dims=True)",
+    "total": "tile_total({0})",
     "total_size": "tl.full([1, 1], {0}.shape[0] * {0}.shape[1], tl.float32)",
 }
 """As `dialect.TORCH`, word for word."""
@@ -88,7 +88,7 @@ def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:
         taken = [f"    {number} = numbers[{i}]" for i, number in enumerate(passed) if name in used[number]]
         lines += ["", *(f"    {line}" if line else "" for line in ["@triton.jit", header, *taken, *body])]
     mirror = [text for name, text in out.functions.items() if name.startswith("retention")]
-    whole = any("axis=0" in text or "tl.trans(" in text for text in mirror)
+    whole = any("tile_total(" in text or "tl.trans(" in text for text in mirror)
     return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}, whole
 
 

@@ -60,6 +60,11 @@ if triton is not None:
         return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
 
     @triton.jit
+    def tile_total(x):
+        """The sum over a matrix, `[1, 1]`."""
+        return tl.sum(tl.sum(x, axis=1, keep_dims=True), axis=0, keep_dims=True)
+
+    @triton.jit
     def tile_tanh(x):
         """tanh by an exponential that cannot overflow."""
         e = tl.exp(-2.0 * tl.abs(x))
