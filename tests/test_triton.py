@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tolerances import tolerance
-from triton_cases.designs import DELTA, DENSE, DESIGNS, FAMILIES, LINEAR, QUICK, design
+from triton_cases.designs import DENSE, DESIGNS, FAMILIES, LINEAR, QUICK, design
 
 from miras_search import op
 from miras_search.algorithm import GradientDescent, MultiStep, Muon, Newton
@@ -43,14 +43,13 @@ def run(script: str, *arguments: str, **environment: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-FAST = [*LINEAR, *DELTA, *QUICK]
-SLOW = sorted(DENSE.keys() - set(QUICK))
+SLOW = sorted(DESIGNS.keys() - set(QUICK))
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("triton")
-    return run("interpret.py", str(tmp_path_factory.mktemp("emitted")), *FAST, "checks")
+    return run("interpret.py", str(tmp_path_factory.mktemp("emitted")), *QUICK, "checks")
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +69,19 @@ def check_kernels(found: dict[str, Any], limit: str) -> None:
         assert found[paths] == {"triton": 1}
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", QUICK)
 def test_kernels_equal_the_reference(interpreted: dict[str, Any], name: str) -> None:
     check_kernels(interpreted["studied"][name], "triton dense" if name in DENSE else "triton")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_all_dense_kernels_equal_the_reference(interpreted_slowly: dict[str, Any], name: str) -> None:
-    check_kernels(interpreted_slowly["studied"][name], "triton dense")
+def test_all_kernels_equal_the_reference(interpreted_slowly: dict[str, Any], name: str) -> None:
+    check_kernels(interpreted_slowly["studied"][name], "triton dense" if name in DENSE else "triton")
     assert interpreted_slowly["studied"][name]["same bits"]
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", QUICK)
 def test_emitted_text_computes_the_bits_of_the_skeleton(interpreted: dict[str, Any], name: str) -> None:
     assert interpreted["studied"][name]["same bits"]
 

@@ -59,5 +59,17 @@ DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
 }
 FAMILIES = {"linear": LINEAR, "delta": DELTA, "dense": DENSE}
 DESIGNS = LINEAR | DELTA | DENSE
-QUICK = ("yaad", "moneta-r", "matrix, softmax", "matrix, dot, signed softmax, momentum")
-"""Those of the dense family that the default suite runs; of the others all."""
+QUICK = (
+    "dot",
+    "l2 in chunks of 12, ascent",
+    "lp surrogate, cap, factor",
+    "huber norm",
+    "robust",
+    "gated delta rule",
+    "decoupled, read first",
+    "yaad",
+    "moneta-r",
+    "matrix, softmax",
+    "matrix, dot, signed softmax, momentum",
+)
+"""Those that the default suite runs."""
