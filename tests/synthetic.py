@@ -134,3 +134,29 @@ def survey(seeds: int = 3) -> list[Record]:
                     rows.append(record(design, n, seed, value, lr=lr, rejected=rejected))
                 n += 1
     return list({row.key: row for row in rows}.values())
+
+
+def drawn_survey(candidates: int = 120, seeds: int = 2) -> list[Record]:
+    """Independent draws with known effects (bias most, then memory; retention none), a start and its zeroed control."""
+    rng, rows = random.Random(1), []
+    effect = {"l2": 0.0, "lp": 0.04, "huber": 0.07, "dot": -0.25, "matrix": 0.0, "mlp": 0.05}
+    for n in range(candidates):
+        p = rng.uniform(1.5, 4)
+        kind, memory = rng.choice(["l2", "dot", "huber", "lp"]), rng.choice(["matrix", "mlp"])
+        raw = {
+            "memory": memory,
+            "bias": {"kind": "lp", "p": p} if kind == "lp" else kind,
+            "retention": rng.choice(["none", "l2"]),
+            "algorithm": rng.choice(["gradient_descent", "momentum"]),
+        }
+        base = 0.72 + effect[kind] + effect[memory] + (0.06 * (p - 2.75) if kind == "lp" else 0.0) + rng.gauss(0, 0.02)
+        lr = 10 ** rng.uniform(-2.5, -1.5)
+        for seed in range(seeds):
+            value = min(0.999, max(0.03, base + rng.gauss(0, 0.02)))
+            rows.append(record(Design.model_validate(raw), n, seed, value, lr=lr, how="survey"))
+    own = named.get("deltanet")
+    zeroed = own.model_copy(update={"block": own.block.model_copy(update={"output": "zeroed"})})
+    for seed in range(seeds):
+        rows.append(record(own, candidates, seed, 0.9 + 0.01 * seed, how="start_with"))
+        rows.append(record(zeroed, candidates + 1, seed, 0.05 + 0.02 * seed, how="start_with"))
+    return list({row.key: row for row in rows}.values())

@@ -147,6 +147,7 @@ def test_two_heaps_and_one() -> None:
     assert bimodal(np.array([0.1, 0.12, 0.95, 0.99]))
     assert not bimodal(np.array([0.1, 0.3, 0.5, 0.7, 0.9]))
     assert not bimodal(np.array([0.1, 0.99, 0.99]))
+    assert np.mean([bimodal(np.random.default_rng(i).normal(size=6)) for i in range(400)]) < 0.05
 
 
 def test_signs_by_hand() -> None:

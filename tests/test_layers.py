@@ -73,7 +73,7 @@ INSIDE = {
     "results": ("columns", "filter", "frames"),
     "statistics": ("intervals", "effects", "shares", "shapley", "paired", "fronts", "ranks", "winners", "finals"),
     "sweep": ("progress", "job", "attempt", "reuse", "driver", "inline", "ray_tune", "sweep", "estimate", "single"),
-    "report": ("numbers", "verdicts", "findings", "figures", "wording", "document"),
+    "report": ("numbers", "controls", "verdicts", "advice", "findings", "figures", "wording", "tables", "document"),
     "export": ("configuration_miras", "modeling_miras", "files", "card", "folder"),
     "cli": ("overview", "tables", "compared", "inputs", "terminal", "verbs", "__main__"),
 }

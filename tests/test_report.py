@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from synthetic import SPACE, record, survey, write_run
+from synthetic import SPACE, drawn_survey, record, survey, write_run
 
 from miras_search import named, report
 from miras_search.errors import RunError
 from miras_search.report import wording
 from miras_search.report.findings import findings
-from miras_search.report.numbers import bounds, estimate, number
+from miras_search.report.numbers import bounds, estimate, number, percent
 from miras_search.results import load_results, load_steps, write_parquet
-from miras_search.statistics import choice_effects, mean_interval, paired_difference
+from miras_search.statistics import choice_effects, mean_interval, paired_difference, shares
 
 
 class Page(HTMLParser):
@@ -151,7 +152,68 @@ def test_the_first_screen_says_what_won_by_how_much_and_what_failed(folder: Path
     assert f"{failed} of {len(frame)} trials failed" in text
     assert f"{failed} of the" in text
     assert "bias lp failed" in text
-    assert "picked among" in text
+    assert "picked by these very seeds: on fresh ones expect about" in text
+    assert "What to try next" in text
+
+
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    space = SPACE.replace("sampler: random", "sampler: survey")
+    return write_run(tmp_path_factory.mktemp("surveyed") / "survey", drawn_survey(), space=space)
+
+
+def test_shares_controls_and_advice_are_the_librarys(surveyed: Path) -> None:
+    frame = load_results(surveyed)
+    page = Page(report.render(surveyed, surveyed.parent / "survey.html").read_text())
+    drawn = frame[(frame["how"] == "survey") & (frame["status"] == "ok")]
+    found = shares(drawn, "accuracy")
+    rows = page.table("Shares of the variance between")
+    assert [(r[0][0], r[2][1], r[4][1]) for r in rows[: len(found.groups)]] == [
+        (r.group, r.first, r.total) for r in found.groups.itertuples()
+    ]
+    assert rows[-1][2][1] == found.beyond.estimate
+    assert f"bias {percent(found.groups['total'].iloc[0])}" in page.text
+    assert "On average bias huber did best" in page.text
+    zeroed = frame[frame["block.output"] == "zeroed"]
+    change = paired_difference(
+        zeroed.set_index("seed")["accuracy"],
+        frame[(frame["label"] == "deltanet") & (frame["block.output"] == "memory")].set_index("seed")["accuracy"],
+    )
+    (row,) = page.table("Controls:")
+    assert row[:2] == [("memory answers zero", None), ("deltanet", None)]
+    assert row[3][1] == pytest.approx(change.estimate, abs=1e-12)
+    assert "memory answers zero costs 0.8" in page.text
+    assert zeroed["fingerprint"].iloc[0] not in {r[-1][0] for r in page.table("Best candidates")}
+    assert re.match("Fix .*`retention`", findings(frame).next[-1])
+
+
+def test_what_an_optimiser_chose_shows_no_effects(tmp_path: Path) -> None:
+    rows = [r.model_copy(update={"how": "tpe"}) for r in drawn_survey(candidates=12)]
+    page = Page(report.render(write_run(tmp_path / "tpe", rows), tmp_path / "tpe.html").read_text())
+    assert "What each choice did" not in page.text
+    assert "26 of 26 trials were chosen by an optimiser" in page.text
+    assert "cannot be said from these trials" in page.text
+    assert "Run a survey" in page.text
+
+
+def test_figures_are_files_of_any_kind(surveyed: Path, tmp_path: Path) -> None:
+    written = report.save_figures(surveyed, tmp_path / "figures", ("svg", "pdf", "png"))
+    assert {p.name for p in written} == {
+        f"mqar-accuracy-{n}.{k}" for n in ("effects", "state") for k in ("svg", "pdf", "png")
+    }
+    heads = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
+    assert all(p.read_bytes().startswith(heads[p.suffix]) for p in written)
+    with pytest.raises(RunError, match="cannot be written as gif"):
+        report.save_figures(surveyed, tmp_path, ("gif",))
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_take_less_than_ten_seconds(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "large", drawn_survey(candidates=500), steps=True)
+    start = time.process_time()
+    text = report.render(folder, tmp_path / "large.html").read_text()
+    assert time.process_time() - start < 10
+    assert len(text.encode()) < 2_000_000
 
 
 def test_one_seed_gives_no_interval(tmp_path: Path) -> None:

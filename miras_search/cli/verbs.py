@@ -381,10 +381,21 @@ def results(
         write(tables.text(found, kind), out)
 
 
-@_verb("miras-search report quickstart -o report.html")
+@_verb("miras-search report quickstart -o report.html", "miras-search report quickstart -o appendix.md --figures pdf")
 def report(
     runs: Runs,
+    *,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="HTML, or Markdown if it ends in .md.")],
+    figures: Annotated[
+        list[str],
+        typer.Option(
+            "--figures",
+            metavar="KIND",
+            default_factory=list,
+            show_default=False,
+            help="Also as files in a folder beside FILE: svg, pdf or png; may be repeated.",
+        ),
+    ],
 ) -> None:
     """Write what was found as one page of HTML.
 
@@ -394,6 +405,9 @@ def report(
 
     render = module.render_markdown if out.suffix.lower() in (".md", ".markdown") else module.render
     say(f"the report is in {render(runs, out)}")
+    if figures:
+        folder = out.with_name(f"{out.stem}-figures")
+        say(f"{len(module.save_figures(runs, folder, figures))} figures are in {folder}")
 
 
 @_verb("miras-search compare first second", "miras-search compare first second --json | jq '.pairs[0]'")

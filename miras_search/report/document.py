@@ -2,7 +2,7 @@
 
     render(["quickstart"], Path("report.html"))
 
-The page holds: what was searched, what won and how sure that is, what failed; then tables and figures; then command,
+The page holds: what won and how sure that is, which choices mattered, what failed, what to try next; then tables and figures; then command,
 environment, data and spaces, so that it can be done again. Every number comes from `miras_search.report.findings`; table cells
 carry the exact value in `data-value`.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 import pandas as pd
 
 from miras_search.errors import RunError
-from miras_search.report import figures, wording
+from miras_search.report import figures, tables, wording
 from miras_search.report.findings import Findings, findings
-from miras_search.report.wording import Cell, Table
+from miras_search.report.tables import Cell, Table
+from miras_search.report.verdicts import Verdict
 from miras_search.results import RunLike, load_results, load_steps
 
 CSS = """
@@ -41,6 +42,8 @@ p{margin:0 0 .75rem;max-width:44rem}
 .answer{border-left:3px solid var(--accent);padding:.1rem 0 .1rem 1.1rem;margin:1.25rem 0}
 .answer p{font-size:1.0625rem;margin:0 0 .5rem}
 .answer p:first-child{font-size:1.1875rem;line-height:1.45}
+.next{margin:1.25rem 0}
+.next h3{margin-top:0}
 .note{color:var(--faint);font-size:.9375rem}
 ul{padding-left:1.15rem;margin:0 0 .75rem}
 li{margin:0 0 .35rem;max-width:44rem}
@@ -126,11 +129,13 @@ def markdown(frame: pd.DataFrame) -> str:
     found = findings(frame)
     parts = [f"# {wording.title(found)}", wording.searched(found)]
     parts += ["\n\n".join(wording.verdict_lines(verdict)) for verdict in found.verdicts]
+    parts += [text for v in found.verdicts for text in (wording.mattered(v), wording.controls(v)) if text]
     parts.append(wording.failed(found))
+    parts += ["What to try next:\n\n" + "\n".join(f"- {line}" for line in found.next)] if found.next else []
     parts += ["\n".join(f"- {line}" for line in wording.caveats(found))] if wording.caveats(found) else []
     for verdict in found.verdicts:
-        parts += [f"## {verdict.objective.name}", _markdown_table(wording.best_table(verdict))]
-        parts += [_markdown_table(wording.effects_table(verdict))] if len(verdict.effects) else []
+        parts += [f"## {verdict.objective.name}", _markdown_table(tables.best_table(verdict))]
+        parts += [_markdown_table(table) for table in _effects(verdict)]
     for table in _failures(found):
         parts.append(_markdown_table(table))
     parts += ["## How it was run", wording.METHOD]
@@ -138,6 +143,36 @@ def markdown(frame: pd.DataFrame) -> str:
     listed = [*found.environment, *((f"data {name}", f"`{value}`") for name, value in found.hashes.items())]
     parts += ["\n".join(f"- {name}: {value}" for name, value in listed)] if listed else []
     return "\n\n".join(parts) + "\n"
+
+
+def save_figures(runs: Iterable[RunLike] | RunLike, folder: Path | str, kinds: Iterable[str] = ("svg",)) -> list[Path]:
+    """Write the figures of the report as files, `TASK-METRIC-effects.svg` and the like.
+
+    Args:
+        runs: as `load_results` takes them.
+        folder: where to; made if it is not there.
+        kinds: of `svg`, `pdf`, `png`.
+
+    Raises:
+        RunError: if a run is missing or empty, a kind is none of these, or a file cannot be written.
+    """
+    if unknown := set(kinds) - {"svg", "pdf", "png"}:
+        raise RunError(f"figures cannot be written as {', '.join(sorted(unknown))}", hint="take svg, pdf or png")
+    frame, steps = _load(runs)
+    written = []
+    for verdict in findings(frame).verdicts:
+        drawn = {"effects": figures.effects(verdict), "state": figures.against_state(verdict)}
+        drawn["curves"] = figures.curves(verdict, frame, steps)
+        for name, figure in drawn.items():
+            for kind in kinds if figure else ():
+                file = Path(folder) / f"{verdict.objective.task}-{verdict.objective.metric}-{name}.{kind}"
+                try:
+                    written.append(figures.save(figure, file))  # type: ignore[arg-type]
+                except OSError as error:
+                    raise RunError(
+                        f"cannot be written: {error.strerror}", where=str(file), hint="choose another folder"
+                    ) from None
+    return written
 
 
 def _load(runs: Iterable[RunLike] | RunLike) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -168,10 +203,14 @@ def _first_screen(found: Findings) -> list[str]:
         out.append(f'<section class="answer" aria-label="{html.escape(verdict.objective.name)}">{lines}</section>')
     if not found.verdicts:
         out.append("<p>No trial ran its whole budget and gave a score, so there is nothing to rank.</p>")
-    out.append(f"<p>{_inline(wording.searched(found))}</p>")
-    out.append(f"<p>{_inline(wording.failed(found))}</p>")
-    facts = "".join(f"<div><dt>{html.escape(n)}</dt><dd>{html.escape(v)}</dd></div>" for n, v in wording.facts(found))
-    out.append(f"<dl>{facts}</dl>")
+    told = [text for v in found.verdicts for text in (wording.mattered(v), wording.controls(v)) if text]
+    told += [wording.searched(found), wording.failed(found)]
+    out += [f"<p>{_inline(text)}</p>" for text in told]
+    if found.next:
+        deeds = "".join(f"<li>{_inline(line)}</li>" for line in found.next)
+        out.append(
+            f'<section class="next" aria-label="What to try next"><h3>What to try next</h3><ul>{deeds}</ul></section>'
+        )
     notes = "".join(f"<li>{_inline(line)}</li>" for line in wording.caveats(found))
     return [*out, f'<ul class="note">{notes}</ul>'] if notes else out
 
@@ -180,42 +219,57 @@ def _body(found: Findings, frame: pd.DataFrame, steps: pd.DataFrame) -> list[str
     out: list[str] = []
     drawn: set[str] = set()
     for i, verdict in enumerate(found.verdicts):
-        out += [f"<h2>{html.escape(verdict.objective.name)}</h2>", _table(wording.best_table(verdict))]
-        effects = figures.effects(verdict, f"e{i}")
+        out += [f"<h2>{html.escape(verdict.objective.name)}</h2>", _table(tables.best_table(verdict))]
+        effects = figures.effects(verdict)
         if effects:
             even = (
                 "The candidates are balanced over the choices." if found.balanced else "Not balanced: read with care."
             )
-            caption = f"{even} A dot is the mean over n candidates with that value, the bar its 95\u00a0% interval."
-            out += ["<h3>What each choice did</h3>", _figure(effects, caption)]
-            out.append(f"<details><summary>Numbers</summary>{_table(wording.effects_table(verdict))}</details>")
-        state = figures.against_state(verdict, f"s{i}")
+            caption = (
+                f"{even} A dot is the mean over n candidates with that value, against the mean of all; the bar its "
+                "95\u00a0% interval. A square is what a control changes in its twin, over n designs."
+            )
+            heading = "What each choice did" if len(verdict.effects) else "What the controls did"
+            out += [f"<h3>{heading}</h3>", _figure(figures.svg(effects, f"e{i}"), caption)]
+            numbers = "".join(_table(table) for table in _effects(verdict))
+            out.append(f"<details><summary>Numbers</summary>{numbers}</details>")
+        state = figures.against_state(verdict)
         if state:
             caption = (
                 "State of one sequence over all layers (of a cache: at the task's length). "
                 "The line joins the candidates that no other beats with as little state."
             )
             out += [f"<h3>{html.escape(verdict.objective.metric.replace('_', ' ').capitalize())} against state</h3>"]
-            out.append(_figure(state, caption))
+            out.append(_figure(figures.svg(state, f"s{i}"), caption))
         task = verdict.objective.task
-        curves = None if task in drawn else figures.curves(verdict, frame, steps, f"c{i}")
+        curves = None if task in drawn else figures.curves(verdict, frame, steps)
         if curves:
             drawn.add(task)
             caption = "Training loss, mean over seeds. Grey: the other trials. Dashed: the best published design."
-            out += ["<h3>Learning curves</h3>", _figure(curves, caption)]
-    tables = _failures(found)
-    if tables:
-        out += ["<h2>What failed and why</h2>", *(_table(table) for table in tables)]
+            out += ["<h3>Learning curves</h3>", _figure(figures.svg(curves, f"c{i}"), caption)]
+    failed = _failures(found)
+    if failed:
+        out += ["<h2>What failed and why</h2>", *(_table(table) for table in failed)]
     return out
 
 
+def _effects(verdict: Verdict) -> list[Table]:
+    """Shares, means by choice, controls: those that there are."""
+    found = [tables.shares_table(verdict)]
+    found += [tables.effects_table(verdict)] if len(verdict.effects) else []
+    found += [tables.twins_table(verdict.twins, verdict)] if verdict.twins else []
+    return [table for table in found if table is not None]
+
+
 def _failures(found: Findings) -> list[Table]:
-    tables = [wording.failure_table(found), wording.rates_table(found), wording.rejected_table(found)]
-    return [table for table in tables if table.rows]
+    those = [tables.failure_table(found), tables.rates_table(found), tables.rejected_table(found)]
+    return [table for table in those if table.rows]
 
 
 def _provenance(found: Findings) -> list[str]:
-    out = ["<h2>How it was run</h2>", f"<p>{_inline(wording.METHOD)}</p>"]
+    out = ["<h2>How it was run</h2>"]
+    facts = "".join(f"<div><dt>{html.escape(n)}</dt><dd>{html.escape(v)}</dd></div>" for n, v in wording.facts(found))
+    out += [f"<dl>{facts}</dl>", f"<p>{_inline(wording.METHOD)}</p>"]
     if found.commands:
         out.append(f"<pre>{html.escape(chr(10).join(found.commands))}</pre>")
     ran = ", ".join(f"{count} on {path}" for path, count in found.paths.items())

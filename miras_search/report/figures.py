@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from miras_search.report.controls import changes
 from miras_search.report.numbers import bytes_text, count_text
 from miras_search.report.verdicts import Verdict
 
@@ -42,39 +44,68 @@ _STYLE: Any = {
 }
 
 
-def effects(verdict: Verdict, name: str) -> str | None:
-    """Marginal mean of every value of every choice, with its interval; None if no choice was varied."""
-    table = verdict.effects
-    if table.empty:
+class Drawn(NamedTuple):
+    """A figure and what it shows in words."""
+
+    figure: Any
+    alt: str
+
+
+def effects(verdict: Verdict) -> Drawn | None:
+    """A forest plot: the mean of every value of every choice against the mean of all, and what controls change.
+
+    None if no choice was varied and there is no control.
+    """
+    table, controls = verdict.effects, changes(verdict.twins)
+    if table.empty and not controls:
         return None
-    choices = list(dict.fromkeys(table["choice"]))
-    height = 0.36 * len(table) + 0.42 * len(choices) + 0.75
+    groups: list[tuple[str, list[tuple[str, float, float, float, int]]]] = []
+    for choice, part in table.groupby("choice", sort=False):
+        middle = float((part["mean"] * part["candidates"]).sum() / part["candidates"].sum())
+        ordered = part.sort_values("mean", ascending=verdict.objective.goal == "min")
+        rows = [
+            (str(value), mean - middle, low - middle, high - middle, int(count))
+            for value, mean, low, high, count in zip(
+                *(ordered[c] for c in ("value", "mean", "low", "high", "candidates")), strict=True
+            )
+        ]
+        groups.append((str(choice), rows))
+    sign = 1.0 if verdict.objective.goal == "max" else -1.0
+    if controls:
+        counts = {control: sum(t.control == control for t in verdict.twins) for control in controls}
+        rows = [
+            (c, sign * i.estimate, min(sign * i.low, sign * i.high), max(sign * i.low, sign * i.high), counts[c])
+            for c, i in sorted(controls.items(), key=lambda item: -item[1].estimate)
+        ]
+        groups.append(("controls", rows))
+    height = 0.36 * sum(len(rows) for _, rows in groups) + 0.42 * len(groups) + 0.75
     with _figure(height) as (figure, axes):
+        axes.axvline(0, color="#9aa3ad", lw=1, zorder=1)
         y, ticks, labels = 0.0, [], []
-        for choice in choices:
-            axes.text(-0.01, y, choice, transform=axes.get_yaxis_transform(), ha="right", va="center", weight="bold")
+        for group, rows in groups:
+            axes.text(-0.01, y, group, transform=axes.get_yaxis_transform(), ha="right", va="center", weight="bold")
+            colour, mark = (COLOURS[1], "s") if group == "controls" else (ACCENT, "o")
             y += 1.0
-            for _, row in table[table["choice"] == choice].sort_values("mean", ascending=False).iterrows():
-                if row["low"] == row["low"]:
-                    axes.plot([row["low"], row["high"]], [y, y], color=ACCENT, lw=2, solid_capstyle="butt")
-                axes.plot(row["mean"], y, "o", color=ACCENT, ms=6)
-                count = f"n={row['candidates']}"
-                axes.text(1.01, y, count, transform=axes.get_yaxis_transform(), va="center", size=9, color=FAINT)
+            for name, mean, low, high, count in rows:
+                if low == low:
+                    axes.plot([low, high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+                axes.plot(mean, y, mark, color=colour, ms=6)
+                axes.text(1.01, y, f"n={count}", transform=axes.get_yaxis_transform(), va="center", size=9, color=FAINT)
                 ticks.append(y)
-                labels.append(str(row["value"]))
+                labels.append(name)
                 y += 0.9
             y += 0.3
         axes.set_yticks(ticks, labels)
         axes.set_ylim(y - 0.3, -0.7)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"mean {_title(verdict)}")
-        return _svg(
-            figure, name, f"Effect of each choice on {verdict.objective.name}; the numbers are in the table below it."
+        axes.set_xlabel(f"{_title(verdict)}: difference from the mean; of controls, from their twins")
+        return Drawn(
+            figure, f"Effect of each choice, and of controls, on {verdict.objective.name}; the numbers are in a table."
         )
 
 
-def against_state(verdict: Verdict, name: str) -> str | None:
+def against_state(verdict: Verdict) -> Drawn | None:
     """Metric against recurrent state by memory, the front as a line; None without states."""
     entries = [e for e in verdict.ranked if e.state_bytes > 0]
     if len(entries) < 2:
@@ -98,12 +129,12 @@ def against_state(verdict: Verdict, name: str) -> str | None:
         axes.set_ylabel(_title(verdict))
         if len(groups) > 1:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=min(4, len(groups)), handletextpad=0.2)
-        return _svg(
-            figure, name, f"{verdict.objective.name} against state; {len(entries)} candidates, the line is the front."
+        return Drawn(
+            figure, f"{verdict.objective.name} against state; {len(entries)} candidates, the line is the front."
         )
 
 
-def curves(verdict: Verdict, results: pd.DataFrame, steps: pd.DataFrame, name: str) -> str | None:
+def curves(verdict: Verdict, results: pd.DataFrame, steps: pd.DataFrame) -> Drawn | None:
     """Training loss against tokens: the best and the best published in colour, others behind; None without steps."""
     rows = results[(results["task"] == verdict.objective.task)][["run", "key", "fingerprint"]]
     joined = steps.merge(rows, on=["run", "key"])
@@ -147,7 +178,7 @@ def curves(verdict: Verdict, results: pd.DataFrame, steps: pd.DataFrame, name: s
         axes.set_xlabel("tokens")
         axes.set_ylabel("training loss (nats)")
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=1, handlelength=1.6)
-        return _svg(figure, name, f"Training loss of the best candidates on {verdict.objective.task} against tokens.")
+        return Drawn(figure, f"Training loss of the best candidates on {verdict.objective.task} against tokens.")
 
 
 def _title(verdict: Verdict) -> str:
@@ -212,10 +243,15 @@ class _figure:
         self.context.__exit__(*error)
 
 
-def _svg(figure: Any, name: str, alt: str) -> str:
+def svg(drawn: Drawn, name: str) -> str:
     """The figure's SVG element, ready to stand in a page: alternative text, own id space, fluid width."""
+    import matplotlib as mpl
+
     out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(_STYLE):
+        drawn.figure.savefig(
+            out, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None}
+        )
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -224,5 +260,23 @@ def _svg(figure: Any, name: str, alt: str) -> str:
     text = re.sub(r'font: (\d+px|[^;"]*?px) [^;"]*', lambda m: f"font: {m[1]} system-ui, sans-serif", text)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    alt = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    alt = drawn.alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return f'{head} role="img" aria-label="{alt}"><title>{alt}</title>{rest.strip()}'
+
+
+def save(drawn: Drawn, file: Path) -> Path:
+    """Write the figure as its suffix says: svg, pdf or png; the same bytes for the same data.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    import matplotlib as mpl
+
+    kind = file.suffix.lower().removeprefix(".")
+    nothing = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_STYLE | {"pdf.fonttype": 42}):
+        drawn.figure.savefig(
+            file, format=kind, bbox_inches="tight", dpi=200, metadata=nothing.get(kind, {"Software": None})
+        )
+    return file

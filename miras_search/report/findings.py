@@ -14,6 +14,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from miras_search.report.advice import advice
+from miras_search.report.controls import drawn
 from miras_search.report.numbers import plural
 from miras_search.report.verdicts import Verdict, names_of, objectives, verdict
 from miras_search.results import CHOICES, columns_of
@@ -61,6 +63,7 @@ class Findings:
     spaces: dict[str, str]
     sampler: str
     notes: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -94,7 +97,7 @@ def findings(frame: pd.DataFrame) -> Findings:
             f"{chosen} {trials} that an optimiser chose took no part in the means by choice: they show what is best, not "
             "what matters. A survey (search: {sampler: survey}) shows that."
         )
-    even = balanced(unchosen(whole)) if len(whole) else True
+    even = balanced(drawn(whole)) if len(whole) else True
     runs = list(frame["run"].unique())
     titles = list(dict.fromkeys(str(p["name"]) for p in plain if p.get("name"))) or runs
     searches = list(
@@ -128,6 +131,7 @@ def findings(frame: pd.DataFrame) -> Findings:
         spaces=spaces,
         sampler=", ".join(searches),
         notes=notes,
+        next=advice(whole, verdicts, runs, int(bad["status"].size)),
     )
 
 

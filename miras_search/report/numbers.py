@@ -24,6 +24,19 @@ def number(value: Any, digits: int = 3) -> str:
     return re.sub(r"e([+-])0*", lambda m: "e" + m[1].replace("+", ""), text)
 
 
+def percent(share: float) -> str:
+    """`45 %`, `2.5 %`, `under 0.1 %`."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "under 0.1\u00a0%"
+    return f"{value:.0f}\u00a0%" if value >= 9.95 or value == 0 else f"{value:.1f}\u00a0%"
+
+
+def words(name: str) -> str:
+    """`bits per byte` of `bits_per_byte`."""
+    return name.replace("_", " ")
+
+
 def plural(count: int, word: str) -> str:
     """`trial` or `trials`."""
     return word if count == 1 else f"{word}s"

@@ -9,16 +9,23 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from miras_search.choice import variants
+from miras_search.errors import RunError
 from miras_search.named import MODELS
+from miras_search.report.controls import Twin, drawn, is_control, twins
 from miras_search.report.numbers import number
 from miras_search.results import CHOICES, DATA_DICTIONARY, Column, columns_of, metrics_of
 from miras_search.statistics import (
     Interval,
+    Shares,
+    Shrunk,
     choice_effects,
+    compare,
     mean_interval,
-    paired_difference,
     pareto_front,
+    shapley,
+    shares,
     unchosen,
+    winners_shrinkage,
 )
 
 DOWN = ("nll", "bits_per_byte", "perplexity", "loss")
@@ -66,7 +73,8 @@ class Verdict:
     """What won on an objective. Differences are oriented so that positive means the winner is better.
 
     `published` is the best published design besides the winner; `unpublished`, where the winner is published, the
-    best that is not.
+    best that is not. `fresh`: what to expect of the winner on seeds that took no part in the choice. `twins`: controls.
+    `shares`: what the differences come from; where combinations are refused, `shapley`; `unsplit`: why there is neither.
     """
 
     objective: Objective
@@ -78,6 +86,11 @@ class Verdict:
     unpublished: Entry | None
     ahead_of_unpublished: Interval | None
     effects: pd.DataFrame
+    fresh: Shrunk | None
+    twins: list[Twin]
+    shares: Shares | None
+    shapley: pd.DataFrame | None
+    unsplit: str
 
     @property
     def best(self) -> Entry:
@@ -106,7 +119,8 @@ def objectives(frame: pd.DataFrame, spaces: list[dict[str, Any]]) -> list[Object
 
 def verdict(done: pd.DataFrame, objective: Objective, names: pd.DataFrame) -> Verdict | None:
     """Rank the candidates of `done`, finished trials; None if none has the metric. `names`: of `names_of`."""
-    rows = done[(done["task"] == objective.task) & done[objective.metric].notna()]
+    everything = done[(done["task"] == objective.task) & done[objective.metric].notna()]
+    rows = everything[~is_control(everything)]
     if rows.empty:
         return None
     fraction = DATA_DICTIONARY.get(objective.metric, Column("")).unit == "fraction"
@@ -139,6 +153,7 @@ def verdict(done: pd.DataFrame, objective: Objective, names: pd.DataFrame) -> Ve
     runner_up = rest[0] if rest else None
     published = next((e for e in rest if e.published), None)
     unpublished = next((e for e in rest if not e.published), None) if best.published else None
+    parts, kinds, unsplit = _split(rows, objective.metric)
     return Verdict(
         objective=objective,
         ranked=ranked,
@@ -148,17 +163,49 @@ def verdict(done: pd.DataFrame, objective: Objective, names: pd.DataFrame) -> Ve
         ahead_of_published=ahead(best, published, sign) if published else None,
         unpublished=unpublished,
         ahead_of_unpublished=ahead(best, unpublished, sign) if unpublished else None,
-        effects=choice_effects(unchosen(rows), objective.metric),
+        effects=choice_effects(drawn(rows), objective.metric),
+        fresh=_fresh(ranked, objective.goal),
+        twins=twins(everything, objective.metric, objective.goal, names),
+        shares=parts,
+        shapley=kinds,
+        unsplit=unsplit,
     )
+
+
+def _split(rows: pd.DataFrame, metric: str) -> tuple[Shares | None, pd.DataFrame | None, str]:
+    """Shares of variance of what was drawn without looking at results or at names; and why there are none."""
+    left = len(rows) - len(unchosen(rows))
+    chosen = f"{left} of {len(rows)} trials were chosen by an optimiser, and " if left else ""
+    rows = drawn(rows)
+    try:
+        return shares(rows, metric), None, ""
+    except RunError as error:
+        why = chosen + error.message
+    if "never meet" not in why:
+        return None, None, why
+    try:
+        return None, shapley(rows, metric), why
+    except RunError as error:
+        return None, None, chosen + error.message
+
+
+def _fresh(ranked: list[Entry], goal: str) -> Shrunk | None:
+    """None where too few candidates have too few seeds."""
+    seeds = sorted({s for e in ranked for s in e.seeds})
+    try:
+        return winners_shrinkage([[e.seeds.get(s, math.nan) for s in seeds] for e in ranked], goal)
+    except ValueError:
+        return None
 
 
 def ahead(best: Entry, other: Entry, sign: float = 1.0) -> Interval:
-    """How far `best` is ahead: paired over common seeds; without any the plain difference and no interval."""
-    found = paired_difference(
-        {s: sign * v for s, v in best.seeds.items()}, {s: sign * v for s, v in other.seeds.items()}
-    )
-    if found.n:
-        return found
+    """How far `best` is ahead over common seeds; without any the plain difference and no interval.
+
+    Of means; of solve rates where seeds are solved or not (its `method` is then `newcombe`).
+    """
+    if set(best.seeds) & set(other.seeds):
+        mine, theirs = ({s: sign * v for s, v in e.seeds.items()} for e in (best, other))
+        return compare(mine, theirs).best
     return Interval(sign * (best.interval.estimate - other.interval.estimate), math.nan, math.nan, 0)
 
 

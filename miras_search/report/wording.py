@@ -1,34 +1,18 @@
-"""Findings in plain words and as tables, for HTML and Markdown alike: `**strong**` and backticks are all the markup."""
+"""Findings in plain words, for HTML and Markdown alike: `**strong**` and backticks are all the markup."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from miras_search.report.controls import changes
 from miras_search.report.findings import Findings
-from miras_search.report.numbers import bounds, bytes_text, count_text, estimate, plural
+from miras_search.report.numbers import bounds, count_text, estimate, percent, plural, words
 from miras_search.report.verdicts import Entry, Verdict
 from miras_search.results import CHOICES
 from miras_search.statistics import Interval
 
-BEST = 15
-"""Rows of a table of best candidates."""
-
-
-class Cell(NamedTuple):
-    """What is shown, and the exact value behind it (None: text)."""
-
-    text: str
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, heads (a leading `>` sets the column to the right) and rows."""
-
-    caption: str
-    heads: list[str]
-    rows: list[list[Cell]]
+SURE = 0.02
+"""A share that may be smaller than this is not called one that matters."""
 
 
 def title(found: Findings) -> str:
@@ -70,7 +54,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     kind = ", a published design," if best.published else ""
     lines = [
         f"On **{objective.task}**, **{best.name}**{settings}{kind} is {of}: "
-        f"{_words(objective.metric)} **{estimate(best.interval)}** ({sure(best.interval)})."
+        f"{words(objective.metric)} **{estimate(best.interval)}** ({sure(best.interval)})."
     ]
     rivals = [
         ("the runner-up", verdict.runner_up, verdict.ahead),
@@ -92,9 +76,89 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         else:
             lines.append(f"Over {what}, {_full(entry, best)}: {difference(gap)}.")
             told[entry.fingerprint] = f"Over {what}"
+    if verdict.fresh is not None and len(verdict.ranked) > 1:
+        expected = verdict.fresh.fresh
+        fraction = verdict.best.interval.high <= 1.0
+        low, high = (min(v, 1.0) if fraction else v for v in (expected.low, expected.high))
+        told_ = expected._replace(
+            low=low, high=high, estimate=min(expected.estimate, 1.0) if fraction else expected.estimate
+        )
+        lines.append(
+            f"It was picked by these very seeds: on fresh ones expect about **{estimate(told_)}** ({bounds(told_)})."
+        )
     if not any(e.published for e in verdict.ranked):
         lines.append("No published design finished on this task to compare with: name some under `start_with`.")
     return lines
+
+
+def mattered(verdict: Verdict) -> str:
+    """Which choices mattered, how sure that is, and which value of the first was best."""
+    task = f"on {verdict.objective.task}"
+    if verdict.shares is not None:
+        table = verdict.shares.groups
+        rows = [(str(r["group"]), r["total"], r["total_low"], r["total_high"]) for r in table.to_dict("records")]
+        how = "with their parameters and interactions"
+    elif verdict.shapley is not None:
+        table = verdict.shapley[verdict.shapley["choice"] != "rest"].sort_values("share", ascending=False)
+        rows = [(str(r["choice"]), r["share"], r["low"], r["high"]) for r in table.to_dict("records")]
+        how = "what they explain together divided evenly"
+    else:
+        reason = verdict.unsplit or "nothing was varied"
+        return f"Which choices mattered {task} cannot be said from these trials: {reason}."
+    clear = [
+        f"**{name}** {percent(s)} ({percent(low)} to {percent(high)})" for name, s, low, high in rows if low >= SURE
+    ]
+    small = [name for name, _, low, _ in rows if low < SURE]
+    most = max((high for _, _, low, high in rows if low < SURE), default=0.0)
+    if not clear:
+        return f"No choice surely mattered {task}: each may be behind at most {percent(most)} of the differences between candidates."
+    said = f"What mattered {task}, as shares of the differences between candidates ({how}): {_join(clear)}."
+    said += f" Not told from nothing: {_join(small)} (at most {percent(most)})." if small else ""
+    return said + _values(verdict, rows[0][0]) + _together(verdict)
+
+
+def _values(verdict: Verdict, choice: str) -> str:
+    """The best and the worst value of a choice, if their intervals part."""
+    table = verdict.effects[verdict.effects["choice"] == choice].sort_values(
+        "mean", ascending=verdict.objective.goal == "min"
+    )
+    if len(table) < 2:
+        return ""
+    best, worst = table.iloc[0], table.iloc[-1]
+    apart = best["low"] > worst["high"] if verdict.objective.goal == "max" else best["high"] < worst["low"]
+    if not apart:
+        return ""
+    means = [estimate(Interval(r["mean"], r["low"], r["high"], r["candidates"])) for r in (best, worst)]
+    return f" On average {choice} `{best['value']}` did best ({means[0]}), `{worst['value']}` worst ({means[1]})."
+
+
+def _together(verdict: Verdict) -> str:
+    """The strongest interaction, if there surely is one."""
+    if verdict.shares is None or verdict.shares.pairs.empty:
+        return ""
+    pair = verdict.shares.pairs.iloc[0]
+    if pair["low"] < SURE:
+        return ""
+    return f" {pair['a'].capitalize()} and {pair['b']} depend on one another ({percent(pair['share'])})."
+
+
+def controls(verdict: Verdict) -> str:
+    """What breaking the designs did; empty without controls."""
+    metric = words(verdict.objective.metric)
+    said = []
+    for control, change in changes(verdict.twins).items():
+        size = (
+            change
+            if change.estimate > 0
+            else change._replace(estimate=-change.estimate, low=-change.high, high=-change.low)
+        )
+        count = sum(t.control == control for t in verdict.twins)
+        designs = f"{count} {plural(count, 'design')}"
+        sure_ = f", 95\u00a0% interval {bounds(size)}" if change.known else ""
+        unclear = "" if change.excludes_zero or not change.known else ", which may be nothing"
+        does = "gains" if change.estimate > 0 else "costs"
+        said.append(f"{control} {does} **{estimate(size)}** ({designs}{sure_}{unclear})")
+    return f"Controls, {metric} on {verdict.objective.task}: {'; '.join(said)}." if said else ""
 
 
 def sure(interval: Interval) -> str:
@@ -106,7 +170,10 @@ def sure(interval: Interval) -> str:
 
 def difference(interval: Interval) -> str:
     """How far ahead, and whether that could be chance."""
-    by = f"ahead by **{estimate(interval)}**" if interval.estimate > 0 else "**level**"
+    rate = (
+        " in seeds solved (they are solved or not, so that a mean says little)" if interval.method == "newcombe" else ""
+    )
+    by = f"ahead by **{estimate(interval)}**{rate}" if interval.estimate > 0 else "**level**"
     if interval.estimate < 0:
         by = f"behind by **{estimate(interval).lstrip('−')}** on the seeds they share"
     if interval.n == 0:
@@ -160,7 +227,7 @@ def caveats(found: Findings) -> list[str]:
     """What a reader must know before believing the numbers."""
     out = list(found.notes)
     several = [v for v in found.verdicts if len(v.ranked) > 1]
-    if several:
+    if any(v.fresh is None for v in several):
         most = max(len(v.ranked) for v in several)
         out.append(
             f"The winner was picked among {most} candidates by the very scores shown, so its score is somewhat too "
@@ -168,7 +235,7 @@ def caveats(found: Findings) -> list[str]:
         )
     if len(found.seeds) == 1:
         out.append("Every candidate was trained with one seed: differences of the size of seed noise mean nothing.")
-    if not found.balanced:
+    if not found.balanced and any(v.shares is None for v in found.verdicts):
         out.append(
             "The candidates are not balanced over the four choices: the means by choice describe these trials and "
             "attribute nothing to a choice."
@@ -190,102 +257,6 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     return [(name, value) for name, value in out if value]
 
 
-def best_table(verdict: Verdict) -> Table:
-    """The best candidates of an objective; the best published one stands in it whatever its rank."""
-    shown = verdict.ranked[:BEST]
-    if verdict.published and verdict.published not in shown:
-        shown = [*shown, verdict.published]
-    metric = _words(verdict.objective.metric)
-    heads = [
-        ">#",
-        "design",
-        "settings",
-        f">{metric}",
-        ">interval",
-        ">seeds",
-        ">state",
-        ">parameters",
-        ">tokens/s",
-        "candidate",
-    ]
-    rows = [
-        [
-            Cell(str(e.rank), e.rank),
-            Cell(f"**{e.name}**" if e.published else e.name),
-            Cell(e.settings),
-            Cell(estimate(e.interval), e.interval.estimate),
-            Cell(bounds(e.interval)),
-            Cell(str(e.interval.n), e.interval.n),
-            Cell(bytes_text(e.state_bytes) if e.state_bytes else "–", e.state_bytes),
-            Cell(f"{e.parameters:,}", e.parameters),
-            Cell(
-                f"{e.tokens_per_second:,.0f}" if e.tokens_per_second == e.tokens_per_second else "–",
-                e.tokens_per_second,
-            ),
-            Cell(f"`{e.fingerprint}`"),
-        ]
-        for e in shown
-    ]
-    left = len(verdict.ranked) - BEST
-    more = f" The {left} below are in the table of results." if left > 0 else ""
-    marked = " Published designs in bold." if any(e.published for e in shown) else ""
-    return Table(
-        f"Best candidates on {verdict.objective.name}: mean over seeds on validation data.{marked}{more}", heads, rows
-    )
-
-
-def effects_table(verdict: Verdict) -> Table:
-    """The numbers behind the figure of effects."""
-    heads = ["choice", "value", ">mean", ">interval", ">candidates", ">trials"]
-    rows = [
-        [
-            Cell(str(row["choice"])),
-            Cell(str(row["value"])),
-            Cell(estimate(mean := Interval(row["mean"], row["low"], row["high"], row["candidates"])), mean.estimate),
-            Cell(bounds(mean)),
-            Cell(str(row["candidates"]), float(row["candidates"])),
-            Cell(str(row["trials"]), float(row["trials"])),
-        ]
-        for _, row in verdict.effects.iterrows()
-    ]
-    return Table(f"Mean {_words(verdict.objective.metric)} on {verdict.objective.task} by choice.", heads, rows)
-
-
-def failure_table(found: Findings) -> Table:
-    """Failed trials by status and cause."""
-    rows = [
-        [Cell(f.status), Cell(f.cause or "–"), Cell(str(f.trials), f.trials), Cell(f"`{f.key}`")]
-        for f in found.failures
-    ]
-    return Table(
-        "Failures by cause; causes that differ in numbers alone are counted together.",
-        ["status", "cause", ">trials", "first"],
-        rows,
-    )
-
-
-def rates_table(found: Findings) -> Table:
-    """Failure rates by choice, values with failures only."""
-    rates = found.failure_rates[found.failure_rates["failed"] > 0]
-    rows = [
-        [
-            Cell(str(r["choice"])),
-            Cell(str(r["value"])),
-            Cell(f"{r['failed']} of {r['trials']}", float(r["failed"])),
-            Cell(f"{r['rate']:.0%}".replace("%", "\u00a0%"), float(r["rate"])),
-            Cell(f"{r['low']:.0%} to {r['high']:.0%}".replace("%", "\u00a0%")),
-        ]
-        for _, r in rates.iterrows()
-    ]
-    return Table("Where trials failed.", ["choice", "value", ">failed", ">rate", ">95\u00a0% interval"], rows)
-
-
-def rejected_table(found: Findings) -> Table:
-    """Draws refused before training, by code."""
-    rows = [[Cell(f"`{code}`"), Cell(str(n), n)] for code, n in sorted(found.rejected.items(), key=lambda kv: -kv[1])]
-    return Table("Draws refused before training; they cost nothing.", ["reason", ">draws"], rows)
-
-
 METHOD = (
     "Scores are of validation data. Intervals of a score are Student's t over seeds (from ten seeds on, percentile "
     "bootstrap). Differences are paired over the seeds both have; positive means the winner is better, whichever way "
@@ -302,10 +273,6 @@ def _full(entry: Entry, best: Entry) -> str:
 def _plural_choice(choice: str, count: int) -> str:
     many = dict(zip(CHOICES, ("memories", "biases", "retentions", "algorithms"), strict=True))
     return many[choice] if count != 1 else choice
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _join(items: list[Any]) -> str:
