@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from miras_search import plugin
+from miras_search import checkpoint, plugin
 from miras_search.checkpoint import lines
 from miras_search.errors import RunError, TaskError
 from miras_search.ledger import Ledger, Record
@@ -331,6 +333,45 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(
     found = rows(tmp_path / "run")
     assert [*map(measured, found)] == [*map(measured, rows(baseline))]
     assert found[2].attempts == 1, "the third had ended, and was only to be recorded"
+
+
+def test_a_disk_that_was_full_for_one_checkpoint_costs_one_trial(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, count = checkpoint.write, 0
+
+    def write(*given: Any, **named: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(*given, **named)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    sweep(tmp_path, space(TINY, "search.sampler=random"))
+    found = rows(tmp_path / "run")
+    assert [r.status for r in found] == ["ok", "error", "ok", "ok"]
+    assert found[1].cause == "OSError: [Errno 28] No space left on device"
+    assert measured(found[0]) == measured(rows(baseline)[0])
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backwards by years at every look: limits are measured by a clock that cannot be set."""
+
+    class Jumping(datetime):
+        year_ = 2300
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            cls.year_ -= 3
+            return datetime(cls.year_, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("miras_search.ledger.datetime", Jumping)
+    monkeypatch.setattr(time, "time", lambda: float(Jumping.year_))
+    sweep(tmp_path, space(), timeout=60.0)
+    found = rows(tmp_path / "run")
+    assert found[0].time > found[-1].time
+    assert [*map(measured, found)] == [*map(measured, rows(baseline))]
 
 
 def test_ctrl_c_ends_with_130_and_resume_completes(tmp_path: Path, baseline: Path) -> None:
