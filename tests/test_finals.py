@@ -42,7 +42,7 @@ def test_the_best_are_trained_again_on_fresh_seeds_and_tested_once(tmp_path: Pat
     assert [(r.n, r.seed, r.stage) for r in found[:4]] == [(n, 0, "search") for n in range(4)]
     final = found[4:]
     best = sorted(found[:4], key=lambda r: (-r.metrics["accuracy"], r.n))
-    assert {r.n for r in final} <= {r.n for r in best if r.metrics["accuracy"] >= best[1].metrics["accuracy"]}
+    assert {r.n for r in final} == {r.n for r in best[:2]}
     assert [(r.seed, r.stage) for r in final] == [(1, "final"), (1, "final"), (2, "final"), (2, "final")]
     assert all(set(r.test) == set(r.metrics) for r in final)
     assert not any(r.test for r in found[:4]), "the search has not seen the test split"
@@ -59,6 +59,8 @@ def test_the_best_are_trained_again_on_fresh_seeds_and_tested_once(tmp_path: Pat
     assert first.fresh.estimate >= second.fresh.estimate
     assert 0 <= first.ahead <= 1
     assert math.isnan(second.ahead)
+    solved = finalists(frame, "mqar", "solved", "max")[0]
+    assert (solved.fresh.method, solved.fresh.n) == ("wilson", 2)
     assert Ledger(tmp_path / "run").rows()[-1].how in ("random", "start_with")
 
 

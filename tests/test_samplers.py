@@ -124,6 +124,7 @@ def test_nsga2_keeps_the_ends_of_a_front_before_what_is_crowded() -> None:
     assert set(order[:2]) == {1, 2}
     assert order[-1] == 0
     assert order.index(5) < order.index(4)
+    assert ranked([(0.0,), (1.0,), (1.0,), (0.5,)], ["max"]) == [2, 1, 3, 0], "of equal ones the newer"
 
 
 def kinds_of(on: Space, count: int) -> list[dict[str, str]]:

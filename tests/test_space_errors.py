@@ -258,7 +258,7 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         Space.load(tmp_path)
     with pytest.raises(SpaceError, match=r"no space is named 'quikstart'\n.*did you mean quickstart\?"):
         Space.load("quikstart")
-    with pytest.raises(SpaceError, match=r"no such file\n.*shipped spaces: paper, quickstart, replay"):
+    with pytest.raises(SpaceError, match=r"no such file\n.*shipped spaces: .*paper, quickstart"):
         Space.load(tmp_path / "nowhere" / "x.yaml")
 
 

@@ -188,8 +188,9 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         raise RunError(
             f"is no table of trials: no column {missing[0]!r}", where=str(file), hint="name one of write_parquet"
         )
-    if "run" not in frame:
-        frame["run"] = file.stem
+    for name, usual in {"run": file.stem, "how": "", "stage": "search", "reused": ""}.items():
+        if name not in frame:  # written by an earlier version
+            frame[name] = usual
     frame.attrs.setdefault("runs", {name: {} for name in frame["run"].unique()})
     return frame
 

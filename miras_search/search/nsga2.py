@@ -51,7 +51,9 @@ def ranked(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int
         for axis in range(len(goals)):
             along = sorted(members, key=lambda i: points[i][axis])
             low, high = points[along[0]][axis], points[along[-1]][axis]
+            if high <= low:  # all alike: nobody is at an end
+                continue
             room[along[0]] = room[along[-1]] = math.inf
             for before, i, after in zip(along, along[1:], along[2:], strict=False):
-                room[i] += (points[after][axis] - points[before][axis]) / (high - low) if high > low else 0.0
+                room[i] += (points[after][axis] - points[before][axis]) / (high - low)
     return sorted(range(len(points)), key=lambda i: (ranks[i], -room[i], -i))

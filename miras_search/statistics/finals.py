@@ -55,9 +55,9 @@ def finalists(frame: pd.DataFrame, task: str, metric: str, goal: Literal["max", 
         before = rows[(rows["fingerprint"] == fingerprint) & (rows["stage"] == "search")][metric]
         fresh = part.set_index("seed")[metric].astype("float64")
         searched = float(before.mean())
-        summary = _summary(fresh)
+        summary = _summary(fresh, metric)
         shrunk = sign * (searched - summary.estimate)
-        test = _summary(part[f"test.{metric}"]) if f"test.{metric}" in part else mean_interval([])
+        test = _summary(part[f"test.{metric}"], metric) if f"test.{metric}" in part else mean_interval([])
         finalist = Finalist(str(fingerprint), int(part["n"].iloc[0]), searched, summary, shrunk, test, math.nan)
         found.append((finalist, fresh))
     found.sort(key=lambda entry: (-sign * entry[0].fresh.estimate, entry[0].n))
@@ -70,9 +70,9 @@ def finalists(frame: pd.DataFrame, task: str, metric: str, goal: Literal["max", 
     return out
 
 
-def _summary(values: pd.Series[float]) -> Interval:
-    """A rate where every value is 0 or 1 (solved or not), else a mean."""
+def _summary(values: pd.Series[float], metric: str) -> Interval:
+    """The rate of seeds that solved the task, or a mean."""
     known = values.dropna()
-    if len(known) and set(known.unique()) <= {0.0, 1.0}:
+    if metric == "solved":
         return wilson_interval(int(known.sum()), len(known))
     return mean_interval(known.to_numpy(dtype="float64"))

@@ -187,6 +187,7 @@ class Driver:
         assert self.space.finalists is not None
         self._finals = True
         done = [(o, o.values) for o in self._committed if o.values is not None]
+        done.sort(key=lambda entry: -entry[0].n)  # of equal ones the earliest, whatever the order in which they ended
         order = ranked([values for _, values in done], [o.goal for o in self.space.objectives])
         best = [done[i][0] for i in order[: self.space.finalists.count]]
         seeds = range(self.space.seeds, self.space.seeds + self.space.finalists.seeds)

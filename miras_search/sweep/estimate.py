@@ -98,7 +98,7 @@ def estimate(
     candidates, exhausted = _draw(space, -(-wanted // space.rows))
     if exhausted:
         wanted = min(wanted, len(candidates) * space.rows)
-    left = max(0, wanted - done)
+    left = max(0, wanted + space.final_rows - done)
     cores = _cores()
     workers = 1 if executor == "inline" else max(1, min(space.search.parallel, cores // threads, max(1, left)))
     probes, seconds = _probe(space, candidates, threads, cache, patience)
