@@ -163,10 +163,22 @@ def head(z: Tensor, x: Tensor, norm: list[Tensor]) -> Tensor:
     return z
 
 
+def apply(w: Tensor, x: Tensor) -> Tensor:
+    """One weight on its input."""
+    return x @ w.mT
+
+
+def feed(x: Tensor, outs: list[Tensor]) -> Tensor:
+    """The input of the next weight, from the memory's input and the outputs of the weights before it."""
+    return with_one(x)
+
+
 def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     """M(W, x)."""
-    z = with_one(x) @ weights[0].mT
-    return head(z, x, norm)
+    outs: list[Tensor] = []
+    for w in weights:
+        outs.append(apply(w, feed(x, outs)))
+    return head(outs[-1], x, norm)
 
 
 def gradient(
@@ -175,9 +187,14 @@ def gradient(
     """The inner gradient in factors: dl/dW_i of a token is the outer product of g_i and x_i.
 
     Returns:
-        x: the inputs of the layers, and g: the cotangents at their outputs.
+        x: the inputs of the layers, and g: the cotangents at their outputs; of a diagonal weight, their product and 1.
     """
-    x = [with_one(k)]
+    x: list[Tensor] = []
+    outs: list[Tensor] = []
+    for w in weights[:-1]:
+        x.append(feed(k, outs))
+        outs.append(apply(w, x[-1]))
+    x.append(feed(k, outs))
     g = [bias_phi(v, v, delta)]
     return x, g
 

@@ -177,10 +177,22 @@ def head(z: Tensor, x: Tensor, norm: list[Tensor]) -> Tensor:
     return z
 
 
+def apply(w: Tensor, x: Tensor) -> Tensor:
+    """One weight on its input."""
+    return x @ w.mT
+
+
+def feed(x: Tensor, outs: list[Tensor]) -> Tensor:
+    """The input of the next weight, from the memory's input and the outputs of the weights before it."""
+    return with_one(x)
+
+
 def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     """M(W, x)."""
-    z = with_one(x) @ weights[0].mT
-    return head(z, x, norm)
+    outs: list[Tensor] = []
+    for w in weights:
+        outs.append(apply(w, feed(x, outs)))
+    return head(outs[-1], x, norm)
 
 
 def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:

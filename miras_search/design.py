@@ -131,11 +131,23 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"weights{' with an offset' if memory.offset_ else ''}",
             "use gate: scalar, or at most two layers without offset",
         )
-    if retention.gated == "row" and memory.depth_ > 1:
+    if retention.gated == "row" and (memory.depth_ > 1 or memory.diagonal):
         refuse(
             "row-gate-shape",
-            f"a row gate acts on the outputs of a memory of one matrix; {memory.kind} has {memory.depth_} weights",
+            f"a row gate acts on the rows of a memory of one matrix, and {memory.kind} is none",
             "use gate: scalar, or memory: matrix",
+        )
+    if memory.diagonal and retention.axis_ == "column":
+        refuse(
+            "simplex-of-one",
+            f"a column of memory {memory.kind} has one entry, which axis: column of {retention.kind} would keep constant",
+            "use axis: row",
+        )
+    if memory.diagonal and (algorithm.implicit or algorithm.least_squares):
+        refuse(
+            "closed-form-of-a-matrix",
+            f"algorithm {algorithm.kind} has its closed form for memory matrix, not for {memory.kind}",
+            "use memory: matrix, or algorithm: gradient_descent",
         )
     if bias.superlinear and not memory.normalised:
         refuse(

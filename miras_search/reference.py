@@ -81,6 +81,10 @@ class Xp:
         return (w @ x.unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
+    def diagonal(w: Tensor, x: Tensor) -> Tensor:
+        return w[..., 0, :] * x
+
+    @staticmethod
     def append_one(x: Tensor) -> Tensor:
         return torch.cat([x, torch.ones_like(x[..., :1])], -1)
 

@@ -54,6 +54,11 @@ class Retention(Choice):
         return "retnet"
 
     @property
+    def axis_(self) -> Literal["none", "row", "column", "matrix"]:
+        """The slices of a matrix whose entries share a sum; none."""
+        return "none"
+
+    @property
     def scaling(self) -> bool:
         """psi(S) = S / scale(S) with one number a matrix: the cheap `lagged` read exists."""
         return False
@@ -153,6 +158,10 @@ class _Simplex(_Gated):
     scale: float = Field(1.0, gt=0.0)
     exponent: float = Field(0.0, ge=0.0, le=1.0)
 
+    @property
+    def axis_(self) -> Literal["none", "row", "column", "matrix"]:
+        return self.axis
+
     def group_sum(self, xp: Any, s: Any) -> Any:
         """Sum over the group of every entry, kept."""
         if self.axis == "row":
@@ -229,7 +238,7 @@ class Kl(_Simplex):
 
 
 class Chi2(_Simplex):
-    """Chi-square gate, an f-divergence on the scaled simplex: D(W, W') = 1/2 sum (W - W')^2 / W' (Miras, section 5.2 variant 1).
+    """Chi-square gate, an f-divergence: D(W, W') = 1/2 sum (W - W')^2 / W' on the scaled simplex (Miras, 5.2).
 
     W_t = W' (1 - eta_t (g_t - <g_t>)), <g> the mean of g under W' / c: the argmin of <g, W> + D(W, W') / eta over the simplex
     while it is positive; a factor below `clip` is set to it, and the group is scaled back to its sum. With W = c softmax(S)
@@ -405,6 +414,11 @@ class Lq(_Gated):
 
     def canonical(self) -> Retention:
         return L2Retention(bias=self.bias) if self.q == 2.0 else self
+
+    @property
+    def axis_(self) -> Literal["none", "row", "column", "matrix"]:
+        """The slices of a matrix whose entries share a sum; none."""
+        return "none"
 
     @property
     def scaling(self) -> bool:

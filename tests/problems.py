@@ -64,7 +64,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         return torch.randn(*shape, generator=source, dtype=torch.float64)
 
     shape = (batch, time, heads)
-    square = memory.residual_ or not memory.linear
+    square = memory.residual_ or memory.diagonal or not memory.linear
     dim_v = dim if square else dim + 1
     several = [algorithm.steps_] if algorithm.steps_ > 1 else []
     q, k = (torch.nn.functional.normalize(draw(*s, dim), dim=-1) for s in (shape, (*shape, *several)))

@@ -20,7 +20,7 @@ from miras_search.codegen.dialect import TORCH
 from miras_search.codegen.lower import Lowered, lower
 from miras_search.design import Design, refusals
 from miras_search.errors import DesignError
-from miras_search.memory import Memory, Mlp
+from miras_search.memory import GatedMlp, Memory, Mlp
 from miras_search.reference import Xp
 from miras_search.retention import Bregman, Chi2, ElasticNet, Kl, L2Retention, Lq, NoRetention, Retention, Sphere
 
@@ -361,7 +361,13 @@ def test_memory_flags_are_true(memory: Memory) -> None:
     x = draw(7, 4).detach()
     y = memory.predict(Xp, weights, x, one, zero)
     if memory.linear:
-        near(y, x @ weights[0].mT, "identity")
+        near(y, x * weights[0][0] if memory.diagonal else x @ weights[0].mT, "identity")
+    if memory.inputs_ > 1:  # a branch that answers zero silences the other
+        near(
+            memory.predict(Xp, [weights[0], 0.0 * weights[1], weights[2]], x, one, zero),
+            memory.predict(Xp, [0.0 * weights[0], weights[1], weights[2]], x, one, zero),
+            "identity",
+        )
     louder = memory.predict(Xp, [*weights[:-1], 2.0 * weights[-1]], x, one, zero)
     skip = x if memory.residual_ else torch.zeros_like(x)
     grown = float((louder - skip).norm() / (y - skip).norm())
@@ -379,14 +385,14 @@ def test_a_memory_has_weights_or_grows(memory: Memory) -> None:
         assert memory.weights(4, 4)[-1][0] == 4
 
 
-@pytest.mark.parametrize("memory", [Mlp(), Mlp(layers=3)])
-def test_activation_derivative(memory: Mlp) -> None:
+@pytest.mark.parametrize("memory", [Mlp(), Mlp(activation="silu"), GatedMlp()])
+def test_activation_derivative(memory: Memory) -> None:
     z = draw(50, scale=3.0)
     (expected,) = pulled(memory.activate(Xp, z), [z], torch.ones_like(z))
     near(memory.activate_grad(Xp, z), expected, "formula")
     (curve,) = pulled(memory.activate_grad(Xp, z), [z], torch.ones_like(z))
     near(memory.activate_curve(Xp, z), curve, "formula")
-    near(memory.activate(Xp, z), getattr(torch.nn.functional, memory.activation)(z), "formula")
+    near(memory.activate(Xp, z), getattr(torch.nn.functional, memory.activation_)(z), "formula")
 
 
 def _around(memory: Memory) -> Design:

@@ -24,7 +24,7 @@ from miras_search.choice import variants
 from miras_search.codegen.emit import emit
 from miras_search.design import Block, Design, refusals
 from miras_search.errors import DesignError
-from miras_search.memory import Cache, Matrix, Mlp
+from miras_search.memory import Cache, Matrix, Mlp, Vector
 from miras_search.named import NAMED
 from miras_search.retention import Kl, L2Retention, Lq, NoRetention, Retention
 
@@ -103,6 +103,14 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "row-gate-shape": (
         {"memory": Mlp(), "bias": L2(), "retention": L2Retention(gate="row"), "algorithm": GradientDescent()},
+        {"memory": Matrix()},
+    ),
+    "simplex-of-one": (
+        {"memory": Vector(), "bias": L2(), "retention": Kl(axis="column"), "algorithm": GradientDescent()},
+        {"retention": Kl(axis="row")},
+    ),
+    "closed-form-of-a-matrix": (
+        {"memory": Vector(), "bias": L2(), "retention": NoRetention(), "algorithm": Implicit()},
         {"memory": Matrix()},
     ),
     "lp-runs-away": (
@@ -234,6 +242,7 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"memory": Mlp(layers=1, residual=False, norm=False)},
         {"memory": Matrix(initial="learned")},
     ),
+    "activation of one layer": ({"memory": Mlp(layers=1, activation="silu")}, {"memory": Mlp(layers=1)}),
     "expansion of one layer": ({"memory": Mlp(layers=1, expansion=2)}, {"memory": Mlp(layers=1)}),
     "one layer is the last layer": (
         {"algorithm": GradientDescent(updates="last_layer")},

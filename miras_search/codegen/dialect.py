@@ -29,5 +29,5 @@ TORCH: dict[str, str] = {
 }
 """Every function a formula may call; anything else is refused when it is lowered."""
 
-REFERENCE_ONLY = frozenset({"matvec", "append_one"})
+REFERENCE_ONLY = frozenset({"matvec", "diagonal", "append_one"})
 """Functions of `Memory.predict`, which the reference runs and the skeletons spell out in matrix form."""

@@ -14,6 +14,7 @@ from miras_search.codegen.linker import GUARD, Definition, Linked, link
 from miras_search.codegen.lower import Lowered, lower
 from miras_search.codegen.triton_dialect import has_kernels, lower_tiles
 from miras_search.design import Design, digest
+from miras_search.memory import Memory
 
 SKELETONS = ("layout", "dense", "chunk", "derived", "walk", "recurrence", "cache", "layer", "check")
 KERNELS = (
@@ -76,6 +77,10 @@ def lower_formulas(design: Design) -> Lowered:
     return out
 
 
+def _one_matrix(memory: Memory) -> bool:
+    return memory.linear and not memory.diagonal
+
+
 def scanned(design: Design) -> bool:
     """Reads need the weights of every token, formed one after another."""
     retention, algorithm = design.retention, design.algorithm
@@ -83,7 +88,7 @@ def scanned(design: Design) -> bool:
         (not retention.linear and algorithm.read_ == "exact")
         or retention.klass != "dual"
         or algorithm.orthogonal
-        or (retention.gated in ("channel", "row") and (not design.memory.linear or algorithm.momentum))
+        or (retention.gated in ("channel", "row") and (not _one_matrix(design.memory) or algorithm.momentum))
     )
 
 
@@ -93,6 +98,8 @@ def derived(design: Design) -> bool:
     if not memory.parametric or algorithm.online or scanned(design) or design.retention.gated in ("channel", "row"):
         return False
     if algorithm.read_first or algorithm.last_only:
+        return False
+    if memory.diagonal or memory.inputs_ > 1:
         return False
     return memory.depth_ == 1 or hasattr(memory, "activate_curve")
 
@@ -114,9 +121,10 @@ def flags(design: Design) -> dict[str, Any]:
         "STRUCTURE": design.structure,
         "DERIVED": derived(design),
         "TILE": 65536,
-        "ACTIVATION": memory.activation,
+        "ACTIVATION": memory.activation_,
         "LAYERS": memory.depth_,
         "INPUTS": memory.inputs_,
+        "DIAGONAL": memory.diagonal,
         "NORM": memory.normalised,
         "RESIDUAL": memory.residual_,
         "OFFSET": memory.offset_,

@@ -46,6 +46,8 @@ def has_kernels(design: Design) -> str:
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
     if retention.gated not in ("none", "scalar") or retention.klass != "dual" or not algorithm.parametric:
         return ""
+    if memory.diagonal:
+        return ""
     if algorithm.online:
         return "delta" if algorithm.steps_ == 1 and not algorithm.least_squares else ""
     written = memory.depth_ in (1, 2) and memory.inputs_ == 1 and not memory.offset_

@@ -6,11 +6,12 @@ Shape legend: B batch, H heads, C tokens; weights `[B, H, out, in]`, activations
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.dense import gradient, head, predict, with_one
+from miras_search.codegen.skeletons.dense import apply, feed, gradient, head, predict
 from miras_search.codegen.skeletons.slots import (
     CHUNKED,
     DECAY_FIRST,
     DECOUPLED,
+    DIAGONAL,
     FEEDBACK,
     GATE,
     INPUTS,
@@ -26,7 +27,6 @@ from miras_search.codegen.skeletons.slots import (
     READ_FIRST,
     SCAN,
     STEPS,
-    memory_activate,
     retention_feedback,
     retention_psi,
     retention_scale,
@@ -65,6 +65,8 @@ def chunk_online(
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
     """
+    if DIAGONAL:
+        return diagonal_online(state, q, k, v, log_alpha, eta, erase)
     if GATE == "row":
         # As if every value channel were a head, with one decay a token.
         state, q, k, v = state.unsqueeze(-2), q.unsqueeze(2), k.unsqueeze(2), v.mT.unsqueeze(-1)
@@ -127,6 +129,27 @@ def orthogonalise(m: Tensor) -> Tensor:
         square = x @ x.mT
         x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
     return x.mT if tall else x
+
+
+def diagonal_online(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The exact delta rule of a diagonal memory: a recurrence of one number a channel, token by token."""
+    alpha = per_channel(log_alpha).exp()
+    answers = []
+    for t in range(q.shape[-2]):
+        now = slice(t, t + 1)
+        if READ_FIRST:
+            answers.append(q[..., now, :] * state)
+        kept, key = alpha[..., now, :] * state, k[..., now, :]
+        if DECAY_FIRST:
+            seen = kept
+        else:
+            seen = state
+        state = kept + (eta[..., now, None] * v[..., now, :] - erase[..., now, None] * seen * key) * key
+        if not READ_FIRST:
+            answers.append(q[..., now, :] * state)
+    return torch.cat(answers, -2), state
 
 
 def write_strengths(
@@ -209,28 +232,31 @@ def chunk_dual(
             held, seen = before_write(held, 1.0), before_write(strength, 0.0)
             if MOMENTUM:
                 lent = before_write(lent, 0.0)
-        z = q
+        outs: list[Tensor] = []
     for i in range(LAYERS):
         if LAST_ONLY:
             still = i < LAYERS - 1
             if still:
                 if READ != "stale":
-                    z = with_one(memory_activate(z) if i else z) @ states[i].mT
-                if READ == "lagged":
-                    z = z * scales[i]
+                    z = apply(states[i], feed(q, outs))
+                    if READ == "lagged":
+                        z = z * scales[i]
+                    outs.append(z)
                 new.append(states[i])
                 if MOMENTUM:
                     new_momenta.append(momenta[i])
                 continue
         if READ != "stale":
-            if LAYERS > 1:
-                z = memory_activate(z) if i else z
-            x = with_one(z)
-            z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * seen) @ gs[i]
+            x = feed(q, outs)
+            if DIAGONAL:
+                z = held * (x * states[i]) - x * (seen @ xs[i])
+            else:
+                z = held * (x @ states[i].mT) - ((x @ xs[i].mT) * seen) @ gs[i]
             if MOMENTUM:
-                z = z + lent * (x @ momenta[i].mT)
+                z = z + lent * apply(momenta[i], x)
             if READ == "lagged":
                 z = z * scales[i]
+            outs.append(z)
         state = total * states[i] - (strength[..., -1, :, None] * gs[i]).mT @ xs[i]
         if MOMENTUM:
             assert carried is not None
@@ -241,7 +267,7 @@ def chunk_dual(
         new.append(state)
     if READ == "stale":
         return predict(frozen, q, norm), new, new_momenta
-    return head(z, q, norm), new, new_momenta
+    return head(outs[-1], q, norm), new, new_momenta
 
 
 def before_write(x: Tensor, first: float) -> Tensor:
@@ -269,7 +295,8 @@ def chunk_scan(
     alpha = log_alpha.exp()
     new, new_momenta = [], []
     if READ != "stale":
-        z = q.unsqueeze(-2)
+        query = q.unsqueeze(-2)
+        outs: list[Tensor] = []
     for i in range(LAYERS):
         if LAST_ONLY:
             still = i < LAYERS - 1
@@ -280,7 +307,7 @@ def chunk_scan(
                         weights = weights * scales[i].unsqueeze(2)
                     elif MIRROR:
                         weights = retention_psi(weights)
-                    z = with_one(memory_activate(z) if i else z) @ weights.mT
+                    outs.append(apply(weights, feed(query, outs)))
                 new.append(states[i])
                 if MOMENTUM:
                     new_momenta.append(momenta[i])
@@ -346,12 +373,10 @@ def chunk_scan(
                 weights = weights * scales[i].unsqueeze(2)
             elif MIRROR:
                 weights = retention_psi(weights)
-            if LAYERS > 1:
-                z = memory_activate(z) if i else z
-            z = with_one(z) @ weights.mT
+            outs.append(apply(weights, feed(query, outs)))
     if READ == "stale":
         return predict(frozen, q, norm), new, new_momenta
-    return head(z.squeeze(-2), q, norm), new, new_momenta
+    return head(outs[-1].squeeze(-2), q, norm), new, new_momenta
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.slots import (
+    DIAGONAL,
+    INPUTS,
     LAYERS,
     NORM,
     OFFSET,
@@ -34,13 +36,31 @@ def head(z: Tensor, x: Tensor, norm: list[Tensor]) -> Tensor:
     return z
 
 
+def apply(w: Tensor, x: Tensor) -> Tensor:
+    """One weight on its input."""
+    if DIAGONAL:
+        return x * w
+    return x @ w.mT
+
+
+def feed(x: Tensor, outs: list[Tensor]) -> Tensor:
+    """The input of the next weight, from the memory's input and the outputs of the weights before it."""
+    if LAYERS > 1:
+        if INPUTS == 2:
+            if len(outs) == 2:
+                x = memory_activate(outs[0]) * outs[1]
+        else:
+            if outs:
+                x = memory_activate(outs[-1])
+    return with_one(x)
+
+
 def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     """M(W, x)."""
-    z = with_one(x) @ weights[0].mT
-    if LAYERS > 1:
-        for w in weights[1:]:
-            z = with_one(memory_activate(z)) @ w.mT
-    return head(z, x, norm)
+    outs: list[Tensor] = []
+    for w in weights:
+        outs.append(apply(w, feed(x, outs)))
+    return head(outs[-1], x, norm)
 
 
 def gradient(
@@ -49,18 +69,18 @@ def gradient(
     """The inner gradient in factors: dl/dW_i of a token is the outer product of g_i and x_i.
 
     Returns:
-        x: the inputs of the layers, and g: the cotangents at their outputs.
+        x: the inputs of the layers, and g: the cotangents at their outputs; of a diagonal weight, their product and 1.
     """
-    x = [with_one(k)]
-    if LAYERS > 1:
-        z = []
-        for w in weights[:-1]:
-            z.append(x[-1] @ w.mT)
-            x.append(with_one(memory_activate(z[-1])))
+    x: list[Tensor] = []
+    outs: list[Tensor] = []
+    for w in weights[:-1]:
+        x.append(feed(k, outs))
+        outs.append(apply(w, x[-1]))
+    x.append(feed(k, outs))
     if STATE_FREE:
         g = [bias_phi(v, v, delta)]
     else:
-        out = x[-1] @ weights[-1].mT
+        out = apply(weights[-1], x[-1])
         if NORM:
             centred = out - out.mean(-1, keepdim=True)
             rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
@@ -76,8 +96,14 @@ def gradient(
                 r = r + k
             d = bias_phi(r, v, delta)
         g = [d]
+    if DIAGONAL:
+        return [g[0] * x[0]], [torch.ones_like(x[0][..., :1])]
     if LAYERS > 1:
-        for w, pre in zip(weights[:0:-1], z[::-1], strict=True):
-            back = g[0] @ w[..., : pre.shape[-1]]
-            g.insert(0, back * memory_activate_grad(pre))
+        if INPUTS == 2:
+            back = g[0] @ weights[2]
+            g = [back * outs[1] * memory_activate_grad(outs[0]), back * memory_activate(outs[0]), *g]
+        else:
+            for w, pre in zip(weights[:0:-1], outs[::-1], strict=True):
+                back = g[0] @ w[..., : pre.shape[-1]]
+                g.insert(0, back * memory_activate_grad(pre))
     return x, g

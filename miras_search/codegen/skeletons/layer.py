@@ -21,8 +21,10 @@ from miras_search.codegen.skeletons.slots import (
     DECOUPLED,
     DELTA_NORM,
     DELTA_START,
+    DIAGONAL,
     EXPANSION,
     GATE,
+    INPUTS,
     KEY_TIED,
     LAST_ONLY,
     LAYERS,
@@ -182,6 +184,10 @@ def threshold_start(dim: int) -> float:
 
 def weight_shapes(dim: int) -> list[tuple[int, int]]:
     """`(out, in)` of the memory's weights for keys and values of this size."""
+    if DIAGONAL:
+        return [(1, dim)]
+    if INPUTS == 2:
+        return [(EXPANSION * dim, dim), (EXPANSION * dim, dim), (dim, EXPANSION * dim)]
     sizes = [dim, *[EXPANSION * dim] * (LAYERS - 1), dim]
     extra = 1 if OFFSET else 0
     return [(o, i + extra) for i, o in pairwise(sizes)]

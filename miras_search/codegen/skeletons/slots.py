@@ -17,7 +17,9 @@ TILE = 65536
 
 LAYERS = 1
 INPUTS = 1
-"""How many of the weights, the first ones, are applied to the input itself."""
+"""How many of the weights, the first ones, are applied to the input itself; of two the outputs are multiplied."""
+DIAGONAL = False
+"""The weight is one number a channel, a row `[1, dim]`."""
 NORM = False
 RESIDUAL = False
 OFFSET = False
