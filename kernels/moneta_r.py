@@ -1821,12 +1821,15 @@ if triton is not None:
         def dims(self) -> dict[str, object]:
             """What the kernels on whole memories take."""
             hidden = self.shapes[0][0]
+            # A map of the whole matrix holds it in registers.
+            warps = 4
+            warps = 8
             return self.sizes | {
                 "K": self.k.shape[-1],
                 "V": self.v.shape[-1],
                 "HIDDEN": hidden,
                 "BLOCK": min(hidden, 32),
-                "num_warps": DENSE_WARPS,
+                "num_warps": warps,
             }
 
         def heights(self) -> dict[str, object]:
@@ -1837,7 +1840,7 @@ if triton is not None:
             """What the kernels on one layer take."""
             out, inner = self.shapes[i]
             own: dict[str, object] = {"IN": inner, "OUT": out, "ACTIVATED": i > 0}
-            return own | {"BLOCK_IN": min(inner, block), "BLOCK_OUT": min(out, block), "num_warps": DENSE_WARPS}
+            return own | {"BLOCK_IN": min(inner, block), "BLOCK_OUT": min(out, block), "num_warps": 4}
 
         def forward_state(self) -> list[Tensor]:
             """Run over the segment's chunks; returns the carry after it."""
@@ -1911,7 +1914,7 @@ if triton is not None:
                 dstates[0], dstates[-1], dmomenta[0], dmomenta[-1], read[0], read[-1], flow[0], flow[-1],
                 dfrozen[0], dfrozen[-1], dscales[0], dscales[-1], dopened[0], dopened[-1], dfirst[0], dfirst[-1],
                 dg[0], dg[-1], dx, dpre, dr, dv, ddelta, *dnorm, self.numbers, self.count, self.chunks,
-                **self.dims, **self.heights(),
+                **self.dims | {"num_warps": 8}, **self.heights(),
             )
             dense_backward_write[(self.chunks * self.count,)](
                 self.k, strength, held, impulse, self.z, self.g[0], self.g[-1], self.states[0], self.states[-1],
@@ -1920,8 +1923,6 @@ if triton is not None:
                 **self.dims,
             )
             return [x[0] for x in after]
-
-    DENSE_WARPS = 4
 
     def dense_spans(tokens: list[Tensor]) -> list[slice]:
         """The segments of a call."""

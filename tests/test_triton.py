@@ -192,6 +192,32 @@ def compile_kernels(folder: Path, name: str, arch: str = "90") -> dict[str, dict
     return found
 
 
+STACK = {"dense_backward_state": 128, "dense_backward_write": 128, "dense_backward_scan": 768}
+"""Bytes of stack a thread that a kernel may use at head dimension 64; others: none."""
+WHOLE_STACK = {"dense_backward_state": 1280, "dense_forward_scan": 512, "dense_backward_scan": 4608}
+"""The same under a mirror map of the whole matrix, which a program holds in registers."""
+STACK_80 = STACK | {"delta_backward_state": 32, "delta_backward_write": 96, "dense_backward_read": 128}
+"""The same as `STACK` for sm_80, all else for sm_90."""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_what_changed_compiles_within_its_limits() -> None:
+    """Every kernel of the table; only what the committed table lacks, or has of another Triton alone, is compiled."""
+    import triton
+
+    table = run("table.py", "--print")
+    assert len(table) > 80
+    for entry in table.values():
+        limits = STACK_80 if entry["arch"] == 80 else STACK
+        if entry["design"].startswith("moneta"):
+            limits = WHOLE_STACK
+        usage = entry["found"][triton.__version__]
+        assert usage["stack"] <= limits.get(entry["kernel"].split()[0], 0), entry
+        assert usage["registers"] > 16, entry
+        assert usage["shared"] <= 227 * 1024, entry
+
+
 @needs_triton
 def test_a_file_checks_its_kernels_in_the_interpreter() -> None:
     script = Path(__file__).parents[1] / "kernels" / "gated_deltanet.py"
