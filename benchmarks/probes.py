@@ -2,7 +2,7 @@
 
     python benchmarks/probes.py --seeds 3
 
-Bare memories (`miras_search.heads.BareMemory`), 60 steps of 32 rows, AdamW at 3e-2, one thread. Writes a line a trial to
+Bare memories (`miras_search.heads.BareMemory`), 60 steps of 32 rows, AdamW at 1e-1, one thread. Writes a line a trial to
 runs/reference/probes.parquet; those that are there are not trained again.
 """
 
@@ -71,7 +71,7 @@ def main() -> None:
             for arm, design in arms.items():
                 if (task.name, arm, seed) in done:
                     continue
-                candidate = Candidate(design=design, optimiser=Optimiser(lr=3e-2, weight_decay=0.0))
+                candidate = Candidate(design=design, optimiser=Optimiser(lr=1e-1, weight_decay=0.0))
                 trainer = Trainer(candidate, task, STEPS * task.tokens_per_step, seed, threads=1)
                 trainer.advance(trainer.budget)
                 found = trainer.evaluate("test")
