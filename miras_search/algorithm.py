@@ -56,6 +56,11 @@ class Algorithm(Choice):
         return False
 
     @property
+    def erases_channels(self) -> bool:
+        """The gate `erase` has a number for every key channel."""
+        return False
+
+    @property
     def tied(self) -> bool:
         """What is written is what the gate forgets."""
         return False
@@ -174,13 +179,14 @@ class GradientDescent(_Gradient):
     exact delta rule, for an l2 bias on a linear memory (WY form; the chunk is then a tile and changes nothing).
     `order` (online): `gradient_first` reads the error from W_{t-1} (Miras, Titans, RWKV-7), `decay_first` from alpha_t W_{t-1}
     (Gated DeltaNet).
-    `strengths: decoupled` (online): W_t = alpha_t W_{t-1} - erase_t (W k) k' + eta_t v k', with a gate for each.
+    `strengths: decoupled` (online): W_t = alpha_t W_{t-1} - erase_t (W k) k' + eta_t v k', with a gate for each; `channel`: the
+    erase strength has a number a key channel, ... - (W k)(erase_t * k)' + ... (RWKV-7, arXiv 2503.14456).
     """
 
     kind: Literal["gradient_descent"] = "gradient_descent"
     gradient: Literal["chunk", "online"] = "chunk"
     order: Literal["gradient_first", "decay_first"] = "gradient_first"
-    strengths: Literal["tied", "decoupled"] = "tied"
+    strengths: Literal["tied", "decoupled", "channel"] = "tied"
 
     @property
     def online(self) -> bool:
@@ -192,7 +198,11 @@ class GradientDescent(_Gradient):
 
     @property
     def decoupled(self) -> bool:
-        return self.strengths == "decoupled"
+        return self.strengths != "tied"
+
+    @property
+    def erases_channels(self) -> bool:
+        return self.strengths == "channel"
 
     def canonical(self, depth: int, gated: bool, linear: bool) -> Algorithm:
         unused = set() if gated else {"order"}

@@ -198,7 +198,9 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
     if not memory.parametric:
         return count
     gates = algorithm.steps_ * (getattr(algorithm, "step_gate", "") == "data")
-    gates += algorithm.decoupled + algorithm.momentum
+    gates += (algorithm.decoupled and not algorithm.erases_channels) + algorithm.momentum
+    if algorithm.erases_channels:
+        count += 2 * min(32, width) * width + width
     gates += design.bias.threshold_ == "data"
     count += heads * (design.bias.threshold_ == "learned")
     if retention.decay_ == "data":

@@ -92,13 +92,19 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             "use gradient_descent with gradient: chunk (chunk: 1 is the sequential recurrence)",
         )
     if not algorithm.online and (algorithm.decay_first or algorithm.decoupled):
-        what = "order: decay_first" if algorithm.decay_first else "strengths: decoupled"
+        what = "order: decay_first" if algorithm.decay_first else f"strengths: {getattr(algorithm, 'strengths', '')}"
         refuse("online-only", f"{what} is defined for gradient: online only", "use gradient: online, or leave it out")
     if algorithm.online and algorithm.read_ == "stale":
         refuse(
             "online-has-no-chunk",
             "read: stale reads the weights of the chunk's start; gradient: online has no chunks",
             "use read: exact, or gradient: chunk",
+        )
+    if algorithm.erases_channels and memory.diagonal:
+        refuse(
+            "channel-erase-needs-matrix",
+            f"strengths: channel erases along another vector than the key; memory {memory.kind} keeps its channels apart",
+            "use strengths: decoupled, or memory: matrix",
         )
     if algorithm.tied and (retention.gated in ("none", "row") or retention.decay_ != "data"):
         refuse(

@@ -111,6 +111,18 @@ NAMED: dict[str, Named] = {
         "Sun et al. 2023, arXiv 2307.08621",
         "Constant decay 1 - 2^(-5 - head) and rotary positions (xPos without its scale).",
     ),
+    "lightning-attention": Named(
+        Design(
+            memory=Matrix(),
+            bias=Dot(),
+            retention=L2Retention(decay="constant", schedule="alibi"),
+            algorithm=_DOT,
+            block=Block(qk_norm=False),
+        ),
+        "Qin et al. 2024, arXiv 2401.04658",
+        "Constant decay exp(-2^(-8 (head + 1) / heads)), the same in every layer where the authors' shrinks with depth; SiLU of q "
+        "and k by the block's convolution.",
+    ),
     "gla": Named(
         Design(memory=Matrix(), bias=Dot(), retention=L2Retention(gate="channel"), algorithm=_DOT),
         "Yang et al. 2023, arXiv 2312.06635",
@@ -155,6 +167,18 @@ NAMED: dict[str, Named] = {
         ),
         "Yang et al. 2024, arXiv 2412.06464",
         "Exact recurrence, decay first. alpha = sigmoid(w x + 6) where the authors take Mamba2's parametrisation.",
+    ),
+    "rwkv7": Named(
+        Design(
+            memory=Matrix(),
+            bias=L2(),
+            retention=L2Retention(gate="channel"),
+            algorithm=GradientDescent(gradient="online", step=0.5, strengths="channel"),
+        ),
+        "Peng et al. 2025, arXiv 2503.14456",
+        "W = W (Diag(w) - k (a * k)') + eta v k', the error read undecayed, w and a a number a channel. The key that is written is "
+        "the removed one times a step, where the authors' is their mix by a learned vector; w = sigmoid(w x + 6) where theirs is "
+        "exp(-.607 sigmoid(w x)); without token shift, value residual and bonus.",
     ),
     "longhorn": Named(
         Design(memory=Matrix(), bias=L2(), retention=NoRetention(), algorithm=Implicit()),

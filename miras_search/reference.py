@@ -276,6 +276,9 @@ class _Weights:
         with torch.enable_grad():
             w = [x if tracked and x.requires_grad else x.detach().requires_grad_() for x in self.w]
             prediction = self.design.memory.predict(Xp, w, k, *self.norm)
+            if algorithm.erases_channels:
+                erased = gate["erase"] * k * (-1.0 if algorithm.ascent else 1.0)
+                return [prediction.unsqueeze(-1) * erased.unsqueeze(-2) - (eta * v).unsqueeze(-1) * k.unsqueeze(-2)]
             if algorithm.decoupled:
                 erase = gate["erase"].unsqueeze(-1) * (-1.0 if algorithm.ascent else 1.0)
                 strength = 0.5 * erase * prediction.square() - eta * prediction * v

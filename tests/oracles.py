@@ -86,6 +86,20 @@ def retnet() -> Case:
     return Case(p, {n: p.leaves[n] for n in ("q", "k", "v", "eta")}, other, "fla retention naive")
 
 
+def lightning_attention() -> Case:
+    """fla.ops.simple_gla.naive.naive_recurrent_simple_gla with the slopes of ALiBi, as the authors' code has them."""
+    p = problem(NAMED["lightning-attention"].design, 37, heads=4)
+    slopes = torch.tensor([2.0 ** (-2.0 * (head + 1)) for head in range(4)], dtype=torch.float64)
+    p = replace(p, gates=p.gates | {"log_alpha": -slopes.expand(p.gates["eta"].shape)})
+    run = fla("simple_gla", "naive_recurrent_simple_gla")
+
+    def other() -> Tensor:
+        x, start = p.v * p.gates["eta"][..., None], p.initial["state_0"].mT
+        return run(p.q, p.k, x, p.gates["log_alpha"], scale=1.0, initial_state=start)[0]  # type: ignore[no-any-return]
+
+    return Case(p, {n: x for n, x in p.leaves.items() if n != "log_alpha"}, other, "fla simple_gla naive_recurrent")
+
+
 def mamba2() -> Case:
     """The torch path of transformers' Mamba2 (its decorated function goes to a GPU kernel): B is the key, C the query.
 
@@ -170,6 +184,19 @@ def ttt_linear() -> Case:
         return torch.stack(answers, 1)
 
     return Case(p, p.leaves | {"eta": step}, other, "fla ttt naive (its writes; the paper's read)")
+
+
+def rwkv7() -> Case:
+    """fla.ops.generalized_delta_rule.dplr.naive.dplr_recurrence, S = S (Diag(w) + alpha beta') + v k': alpha the key, read."""
+    p = problem(NAMED["rwkv7"].design, 37)
+    run = fla("generalized_delta_rule.dplr", "dplr_recurrence")
+
+    def other() -> Tensor:
+        scaled, written = p.q * p.q.shape[-1] ** 0.5, p.v * p.gates["eta"][..., None]
+        q, k, v, a, b, g = _heads_first(scaled, p.k, written, p.k, -p.gates["erase"] * p.k, p.gates["log_alpha"])
+        return run(q, k, v, a, b, g, initial_state=p.initial["state_0"].mT)[0].transpose(1, 2)  # type: ignore[no-any-return]
+
+    return Case(p, p.leaves, other, "fla generalized_delta_rule dplr_recurrence")
 
 
 def deltaproduct() -> Case:
@@ -420,11 +447,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "sliding-window-attention": lambda: softmax_attention("sliding-window-attention"),
     "linear-attention": linear_attention,
     "retnet": retnet,
+    "lightning-attention": lightning_attention,
     "gla": lambda: gla("gla"),
     "mamba2": mamba2,
     "hgrn2": lambda: gla("hgrn2"),
     "deltanet": deltanet,
     "gated-deltanet": gated_deltanet,
+    "rwkv7": rwkv7,
     "longhorn": longhorn,
     "deltaproduct": deltaproduct,
     "mesanet": mesanet,

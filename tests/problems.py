@@ -76,7 +76,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         if bias.thresholded:
             gates["delta"] = (0.5 + draw(*shape)).exp()
         if algorithm.decoupled:
-            gates["erase"] = 0.5 * draw(*shape).sigmoid()
+            gates["erase"] = 0.5 * draw(*shape, *([dim] if algorithm.erases_channels else [])).sigmoid()
         if algorithm.momentum:
             gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
         if retention.gated != "none":

@@ -63,6 +63,15 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"memory": Mlp(), "bias": L2(), "retention": NoRetention(), "algorithm": GradientDescent(gradient="online")},
         {"algorithm": GradientDescent()},
     ),
+    "channel-erase-needs-matrix": (
+        {
+            "memory": Vector(),
+            "bias": L2(),
+            "retention": NoRetention(),
+            "algorithm": GradientDescent(gradient="online", strengths="channel"),
+        },
+        {"memory": Matrix()},
+    ),
     "online-has-no-chunk": (
         {
             "memory": Matrix(),

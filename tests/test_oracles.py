@@ -29,7 +29,10 @@ def test_oracle(name: str, run: object) -> None:
     assert found.gradients <= tolerance("oracle" if found.exact_gradients else "differences"), found
 
 
-def test_the_layer_of_retnet_decays_as_published() -> None:
+def test_constant_decays_are_those_published() -> None:
     layer = op.layer("retnet", 32, 4)
     expected = torch.log1p(-(2.0 ** (-5.0 - torch.arange(4))))
     assert torch.equal(layer.log_decay, expected)  # type: ignore[arg-type]
+    layer = op.layer("lightning-attention", 32, 4)
+    expected = -(2.0 ** (-2.0 * torch.arange(1, 5)))
+    assert torch.allclose(layer.log_decay, expected)  # type: ignore[arg-type]

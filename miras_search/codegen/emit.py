@@ -150,6 +150,7 @@ def flags(design: Design) -> dict[str, Any]:
         "ONLINE": algorithm.online,
         "DECAY_FIRST": algorithm.decay_first,
         "DECOUPLED": algorithm.decoupled,
+        "ERASE_CHANNELS": algorithm.erases_channels,
         "IMPLICIT": algorithm.implicit,
         "STEPS": algorithm.steps_,
         "LEAST_SQUARES": algorithm.least_squares,
@@ -256,8 +257,10 @@ def equations(design: Design) -> str:
         lines.append(f"y_t = W_{read_at} q_t")
     elif algorithm.online:
         seen = kept if algorithm.decay_first else "W_t-1"
-        erase = "erase_t" if algorithm.decoupled else "eta_t"
-        lines.append(f"W_t = {kept} {minus} {erase} ({seen} k_t) k_t' {plus} eta_t v_t k_t',   y_t = W_{read_at} q_t")
+        erase = f"erase_t ({seen} k_t) k_t'" if algorithm.decoupled else f"eta_t ({seen} k_t) k_t'"
+        if algorithm.erases_channels:
+            erase = f"({seen} k_t) (erase_t * k_t)'"
+        lines.append(f"W_t = {kept} {minus} {erase} {plus} eta_t v_t k_t',   y_t = W_{read_at} q_t")
     elif design.state_free and not algorithm.momentum and retention.linear and algorithm.read_ == "exact":
         key = "(1 - alpha_t)" if algorithm.tied and retention.gated == "channel" else "k_t"
         lines.append(f"W_t = {kept} {plus} eta_t v_t {key}',   y_t = W_{read_at} q_t")

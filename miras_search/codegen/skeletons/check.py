@@ -16,6 +16,7 @@ from miras_search.codegen.skeletons.slots import (
     CHUNK,
     DECAY_FIRST,
     DECOUPLED,
+    ERASE_CHANNELS,
     FEEDBACK,
     GATE,
     IMPLICIT,
@@ -79,20 +80,28 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         eta = gates["eta"][:, t, :, None, None]
         if IMPLICIT:
             eta = eta / (1.0 + eta * key.square().sum(-1, keepdim=True))
-        size = eta
-        if ORTHOGONAL:
-            size = torch.ones_like(eta)
-        delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
         answer = predict(frozen, key, norm)
-        if DECOUPLED:
+        if ERASE_CHANNELS:
+            write = -eta * value
+        elif DECOUPLED:
             write = gates["erase"][:, t, :, None, None] * answer - eta * value
         else:
-            write = size * bias_phi(answer - value, value, delta)
-        if STATE_FREE:
-            write = size * bias_phi(value, value, delta)
+            size = eta
+            if ORTHOGONAL:
+                size = torch.ones_like(eta)
+            delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
+            error = answer - value
+            if STATE_FREE:
+                error = value
+            write = size * bias_phi(error, value, delta)
         if ASCENT:
             write = -write
         grads = torch.autograd.grad(answer, frozen, write, create_graph=True)
+        if ERASE_CHANNELS:
+            erased = answer.mT @ (gates["erase"][:, t, :, None] * key)
+            if ASCENT:
+                erased = -erased
+            grads = (grads[0] + erased,)
         if READ_FIRST:
             earlier = states
         for i in range(LAYERS):
@@ -196,7 +205,7 @@ def check_inputs(
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
-        "erase": 0.3 * draw(*shape).sigmoid(),
+        "erase": 0.3 * draw(*shape, *([dim] if ERASE_CHANNELS else [])).sigmoid(),
     }
     wide = [dim] if GATE in ("channel", "row") else []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))

@@ -12,6 +12,7 @@ from miras_search.codegen.skeletons.slots import (
     DECAY_FIRST,
     DECOUPLED,
     DIAGONAL,
+    ERASE_CHANNELS,
     FEEDBACK,
     GATE,
     INPUTS,
@@ -63,7 +64,8 @@ def chunk_online(
     """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
-    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
+    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
+    an erase strength, W_t = alpha_t W_{t-1} + eta_t v_t k_t' - p_t (erase_t * k_t)', and p_t = W~ k_t solve one.
     """
     if DIAGONAL:
         return diagonal_online(state, q, k, v, log_alpha, eta, erase)
@@ -77,17 +79,27 @@ def chunk_online(
         seen = l
     else:
         seen = l - log_alpha
-    right = eta[..., None] * v - erase[..., None] * ((k * per_channel(seen).exp()) @ state.mT)
-    system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
-    u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    if READ_FIRST:
-        before = l - log_alpha
-        y = (q * per_channel(before).exp()) @ state.mT + decayed_products(q, k, before, l, strict=1) @ u
+    held = (k * per_channel(seen).exp()) @ state.mT
+    if ERASE_CHANNELS:
+        erased, u = erase * k, eta[..., None] * v
+        right = held + decayed_products(k, k, seen, l, strict=1) @ u
+        system = decayed_products(k, erased, seen, l, strict=1)
+        p = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     else:
-        y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
+        right = eta[..., None] * v - erase[..., None] * held
+        system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
+        u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    late, gone = l, 0
+    if READ_FIRST:
+        late, gone = l - log_alpha, 1
+    y = (q * per_channel(late).exp()) @ state.mT + decayed_products(q, k, late, l, gone) @ u
+    if ERASE_CHANNELS:
+        y = y - decayed_products(q, erased, late, l, gone) @ p
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
-    kept = state * per_channel(end).exp()
-    new = kept + u.mT @ (k * per_channel(end - l).exp())
+    fade = per_channel(end - l).exp()
+    new = state * per_channel(end).exp() + u.mT @ (k * fade)
+    if ERASE_CHANNELS:
+        new = new - p.mT @ (erased * fade)
     if GATE == "row":
         y, new = y.squeeze(-1).mT, new.squeeze(-2)
     return y, new

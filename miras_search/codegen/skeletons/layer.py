@@ -22,6 +22,7 @@ from miras_search.codegen.skeletons.slots import (
     DELTA_NORM,
     DELTA_START,
     DIAGONAL,
+    ERASE_CHANNELS,
     EXPANSION,
     GATE,
     INPUTS,
@@ -223,7 +224,11 @@ class Layer(nn.Module):
         if not CACHE:
             if STEP_GATED:
                 self.eta = nn.Linear(width, heads * STEPS)
-            if DECOUPLED:
+            if ERASE_CHANNELS:
+                self.erase: nn.Module = nn.Sequential(
+                    nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width)
+                )
+            elif DECOUPLED:
                 self.erase = nn.Linear(width, heads)
             if GATE == "scalar" and DECAY == "data":
                 self.alpha: nn.Module = nn.Linear(width, heads)
@@ -272,7 +277,8 @@ class Layer(nn.Module):
         if STEP_GATED:
             nn.init.constant_(self.eta.bias, -math.log(REACH - 1.0))
         if DECOUPLED:
-            nn.init.constant_(self.erase.bias, -math.log(REACH - 1.0))
+            last = list(self.erase.modules())[-1]
+            nn.init.constant_(last.get_parameter("bias"), -math.log(REACH - 1.0))
         if MOMENTUM:
             nn.init.constant_(self.mu.bias, MU_START)
         if LEAST_SQUARES:
@@ -309,7 +315,10 @@ class Layer(nn.Module):
             eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
         if DECOUPLED:
-            found["erase"] = self.step * REACH * torch.sigmoid(self.erase(x))
+            erase = self.step * REACH * torch.sigmoid(self.erase(x))
+            if ERASE_CHANNELS:
+                erase = erase.view(*x.shape[:2], self.heads, self.dim)
+            found["erase"] = erase
         if GATE != "none":
             if DECAY == "constant":
                 log_alpha = self.log_decay.expand(*x.shape[:2], -1)

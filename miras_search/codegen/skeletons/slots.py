@@ -55,6 +55,7 @@ MU_START = 0.0
 ONLINE = False
 DECAY_FIRST = False
 DECOUPLED = False
+ERASE_CHANNELS = False
 IMPLICIT = False
 STEPS = 1
 """Online steps a token."""
