@@ -171,18 +171,21 @@ def chunk_online(
     """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
-    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system.
+    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
+    an erase strength, W_t = alpha_t W_{t-1} + eta_t v_t k_t' - p_t (erase_t * k_t)', and p_t = W~ k_t solve one.
     """
     time_axis = -1
     l = log_alpha.cumsum(time_axis)
     seen = l
-    right = eta[..., None] * v - erase[..., None] * ((k * per_channel(seen).exp()) @ state.mT)
+    held = (k * per_channel(seen).exp()) @ state.mT
+    right = eta[..., None] * v - erase[..., None] * held
     system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
     u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    y = (q * per_channel(l).exp()) @ state.mT + decayed_products(q, k, l, l) @ u
+    late, gone = l, 0
+    y = (q * per_channel(late).exp()) @ state.mT + decayed_products(q, k, late, l, gone) @ u
     end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
-    kept = state * per_channel(end).exp()
-    new = kept + u.mT @ (k * per_channel(end - l).exp())
+    fade = per_channel(end - l).exp()
+    new = state * per_channel(end).exp() + u.mT @ (k * fade)
     return y, new
 
 
@@ -553,7 +556,7 @@ def check_inputs(
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
-        "erase": 0.3 * draw(*shape).sigmoid(),
+        "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
     wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))

@@ -575,11 +575,12 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
         frozen = [w if w.requires_grad else w.detach().requires_grad_() for w in frozen]
         key, value = k[:, t, :, None], v[:, t, :, None]
         eta = gates["eta"][:, t, :, None, None]
+        answer = predict(frozen, key, norm)
         size = eta
         delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
-        answer = predict(frozen, key, norm)
-        write = size * bias_phi(answer - value, value, delta)
-        write = size * bias_phi(value, value, delta)
+        error = answer - value
+        error = value
+        write = size * bias_phi(error, value, delta)
         grads = torch.autograd.grad(answer, frozen, write, create_graph=True)
         for i in range(LAYERS):
             before = states[i]
@@ -608,7 +609,7 @@ def check_inputs(
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
-        "erase": 0.3 * draw(*shape).sigmoid(),
+        "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
     wide = [dim]
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))

@@ -244,7 +244,7 @@ def check_inputs(
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
-        "erase": 0.3 * draw(*shape).sigmoid(),
+        "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
     wide = []
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
