@@ -8,6 +8,7 @@ none, and its difference from a neighbour may be chance. State is of one sequenc
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -44,12 +45,16 @@ def main() -> None:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6))
     recall = load("recall")
     trained = recall[recall["arm"] == "memory"]
-    for name, part in trained.groupby("design", sort=False):
-        mean = mean_interval(part["accuracy"], bounds=(0.0, 1.0))
-        size = float(part["state_bytes"].iloc[0])
+    means = {str(name): mean_interval(part["accuracy"], bounds=(0.0, 1.0)) for name, part in trained.groupby("design")}
+    sizes = trained.groupby("design")["state_bytes"].first().astype(float)
+    highest: dict[int, float] = {}  # where names end, by power of two of the state: they stand above one another
+    for name, mean in sorted(means.items(), key=lambda item: item[1].estimate):
+        size, power = sizes[name], round(math.log2(sizes[name]))
         left.errorbar(size, mean.estimate, bar(mean.low, mean.high, mean), fmt="o", color="C0", markersize=5)
-        left.annotate(str(name), (size, mean.estimate), (5, 3), textcoords="offset points", fontsize=7)
+        highest[power] = max(mean.estimate, highest.get(power, 0.0) + 0.04)
+        left.text(size * 1.12, highest[power], name, fontsize=7, va="center")
     left.set_xscale("log", base=2)
+    left.set_xlim(sizes.min() / 1.3, sizes.max() * 4)
     left.set(xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05), title="Recall with re-writes")
     for axis, (task, (metric, sign)) in zip((middle, right), METRIC.items(), strict=True):
         frame = load(task)
@@ -72,6 +77,7 @@ def main() -> None:
     )
     figure.suptitle(f"{seeds}; models of thousands of parameters, not matched in state", fontsize=9)
     figure.tight_layout()
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "anchors"}
     figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
 
 

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from miras_search.report.numbers import bytes_text
 from miras_search.sweep.progress import duration, number
 
 if TYPE_CHECKING:
@@ -340,8 +341,8 @@ def estimate(found: Estimate) -> None:
         [
             ("trials", f"{found.trials} of {found.candidates} candidates{rest}{all_of_it}"),
             ("time", f"about {duration(found.seconds)} ({slow})"),
-            ("memory", f"about {_bytes(found.memory_bytes)}"),
-            ("disk", f"about {_bytes(found.disk_bytes)}"),
+            ("memory", f"about {bytes_text(found.memory_bytes)}"),
+            ("disk", f"about {bytes_text(found.disk_bytes)}"),
         ],
     )
     heading(out, "measured")
@@ -349,14 +350,6 @@ def estimate(found: Estimate) -> None:
     grid(out, rows, ("design", "task", "tokens/s", "FLOP/token"), right=(2, 3))
     heading(out, "assumed")
     grid(out, [(text,) for text in found.assumptions])
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def sweep(summary: Summary, resume: str) -> None:
