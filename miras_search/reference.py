@@ -61,6 +61,14 @@ class Xp:
         return x.amax(-1, keepdim=True)
 
     @staticmethod
+    def row_softmax(x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    @staticmethod
+    def row_softmax_vjp(p: Tensor, d: Tensor) -> Tensor:
+        return p * (d - (p * d).sum(-1, keepdim=True))
+
+    @staticmethod
     def row_size(x: Tensor) -> int:
         return x.shape[-1]
 

@@ -189,8 +189,16 @@ class _Simplex(_Gated):
 
     def share(self, xp: Any, s: Any) -> Any:
         """softmax(S), of sum 1."""
+        if self.axis == "row":
+            return xp.row_softmax(s)
         up = xp.exp(s - self.group_max(xp, s))
         return up / self.group_sum(xp, up)
+
+    def share_vjp(self, xp: Any, p: Any, d: Any) -> Any:
+        """Pull `d` back through the shares p."""
+        if self.axis == "row":
+            return xp.row_softmax_vjp(p, d)
+        return p * (d - self.group_sum(xp, p * d))
 
     def log_sum(self, xp: Any, s: Any) -> Any:
         """Sum over the matrix of c log sum exp(S): every group counted once, by its shares."""
@@ -223,11 +231,9 @@ class Kl(_Simplex):
         return self.mass(xp, s) * w
 
     def psi_vjp(self, xp: Any, s: Any, d: Any) -> Any:
-        p = self.share(xp, s)
-        ds = p * (d - self.group_sum(xp, p * d))
+        ds = self.share_vjp(xp, self.share(xp, s), d)
         if self.signed:
-            n = self.share(xp, -s)
-            ds = ds + n * (d - self.group_sum(xp, n * d))
+            ds = ds + self.share_vjp(xp, self.share(xp, -s), d)
         return self.mass(xp, s) * ds
 
     def conjugate(self, xp: Any, s: Any) -> Any:
@@ -257,8 +263,7 @@ class Chi2(_Simplex):
         return self.mass(xp, s) * self.share(xp, s)
 
     def psi_vjp(self, xp: Any, s: Any, d: Any) -> Any:
-        p = self.share(xp, s)
-        return self.mass(xp, s) * p * (d - self.group_sum(xp, p * d))
+        return self.mass(xp, s) * self.share_vjp(xp, self.share(xp, s), d)
 
     def conjugate(self, xp: Any, s: Any) -> Any:
         return self.log_sum(xp, s)

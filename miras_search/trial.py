@@ -13,6 +13,7 @@ was killed gives the same curve, bit for bit, as one that was not.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import time
 import traceback
@@ -59,6 +60,18 @@ class Diverged(ArithmeticError):
     """The loss or the gradient is no longer a finite number."""
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the tensors to come; elsewhere this does nothing.
+
+    By default a tensor above 128 kB is mapped, zeroed page by page and unmapped again: up to a quarter of a step's time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 class Trainer:
     """A model in training.
 
@@ -91,6 +104,7 @@ class Trainer:
         refuse(candidate, task)
         if threads is not None:
             torch.set_num_threads(threads)
+        keep_freed_memory()
         self.candidate, self.task, self.seed, self.folder, self.asked = candidate, task, seed, folder, budget_tokens
         self.data: TaskData = prepared(task, cache)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -83,6 +83,19 @@ def test_named_step_by_step_is_the_whole(name: str) -> None:
     _check_split(ragged(problem(NAMED[name].design, 19, heads=1)), [13, *range(14, 19)])
 
 
+@pytest.mark.parametrize("name", NAMED)
+def test_named_decodes_what_it_trains(name: str) -> None:
+    """Steps without gradients, over padding, resets and two chunk ends, are the whole; a state that was given is not changed."""
+    p = ragged(problem(NAMED[name].design, 35, heads=1))
+    with torch.no_grad():
+        given = {n: x.clone() for n, x in (p.state or {}).items()}
+        (y, state), (z, whole) = _split(p, list(range(1, 35))), slow(p)
+    assert gap(y, z) <= tolerance("path")
+    for key in (n for n in whole if n.startswith(("state", "momentum"))):
+        assert gap(state[key], whole[key]) <= tolerance("path")
+    assert all(torch.equal(x, given[n]) for n, x in (p.state or {}).items())
+
+
 @settings(FEW, max_examples=15)
 @given(designs(), st.lists(st.integers(1, 9), max_size=4, unique=True), SEEDS)
 def test_drawn_in_pieces_is_the_whole(design: Design, cuts: list[int], seed: int) -> None:

@@ -23,6 +23,8 @@ TORCH: dict[str, str] = {
     "row_mean": "torch.mean({0}, -1, keepdim=True)",
     "row_max": "torch.amax({0}, -1, keepdim=True)",
     "transpose": "({0}).mT",
+    "row_softmax": "torch.softmax({0}, -1)",
+    "row_softmax_vjp": "torch._softmax_backward_data({1}, {0}, -1, {0}.dtype)",
     "row_size": "{0}.shape[-1]",
     "total": "torch.sum({0}, (-2, -1), keepdim=True)",
     "total_size": "({0}.shape[-2] * {0}.shape[-1])",

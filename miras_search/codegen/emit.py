@@ -16,7 +16,7 @@ from miras_search.codegen.triton_dialect import has_kernels, lower_tiles
 from miras_search.design import Design, digest
 from miras_search.memory import Memory
 
-SKELETONS = ("layout", "dense", "chunk", "derived", "walk", "recurrence", "cache", "layer", "check")
+SKELETONS = ("layout", "dense", "chunk", "derived", "scan", "walk", "recurrence", "cache", "layer", "check")
 KERNELS = (
     "triton_tiles",
     "triton_linear",
@@ -68,6 +68,8 @@ def lower_formulas(design: Design) -> Lowered:
     lower(design.retention, "initial", into=out)
     if not design.retention.linear:
         lower(design.retention, "psi", into=out)
+        if derived(design):
+            lower(design.retention, "psi_vjp", into=out)
     if design.algorithm.read_ == "lagged":
         lower(design.retention, "scale", into=out)
     if design.retention.klass == "feedback":
@@ -93,11 +95,14 @@ def scanned(design: Design) -> bool:
 
 
 def derived(design: Design) -> bool:
-    """The backward of a chunk is written out: the dual form with one gate a token."""
-    memory, algorithm = design.memory, design.algorithm
-    if not memory.parametric or algorithm.online or scanned(design) or design.retention.gated in ("channel", "row"):
+    """The backward of a chunk is written out: the dual form with one gate a token, and the scan of a dual state."""
+    memory, retention, algorithm = design.memory, design.retention, design.algorithm
+    if not memory.parametric or retention.klass != "dual" or algorithm.online or algorithm.least_squares:
         return False
-    if algorithm.read_first or algorithm.last_only:
+    if algorithm.read_first or algorithm.last_only or algorithm.orthogonal:
+        return False
+    gates = ("none", "scalar", "channel") if scanned(design) else ("none", "scalar")
+    if retention.gated not in gates or (scanned(design) and algorithm.read_ == "stale"):
         return False
     if memory.diagonal or memory.inputs_ > 1:
         return False
@@ -120,7 +125,7 @@ def flags(design: Design) -> dict[str, Any]:
         "KERNELS": has_kernels(design),
         "STRUCTURE": design.structure,
         "DERIVED": derived(design),
-        "TILE": 65536,
+        "TILE": 131072,
         "ACTIVATION": memory.activation_,
         "LAYERS": memory.depth_,
         "INPUTS": memory.inputs_,
@@ -187,9 +192,8 @@ def _arrange(design: Design, name: str, linked: Linked) -> str:
         lines += textwrap.wrap(line, 112, initial_indent="    ", subsequent_indent="        ")
     lines += ["", equations(design), ""]
     if design.memory.parametric:
-        lines += [
-            f"{c.role}: {type(c).summary()}" for c in (design.memory, design.bias, design.retention, design.algorithm)
-        ]
+        for c in (design.memory, design.bias, design.retention, design.algorithm):
+            lines += textwrap.wrap(f"{c.role}: {type(c).summary()}", 130)
         lines.append("")
     if known is not None:
         lines += textwrap.wrap(f"Paper: {known.paper}.", 116) + textwrap.wrap(f"Fidelity: {known.fidelity}", 116) + [""]

@@ -184,7 +184,7 @@ def dual_forward(
     frozen: list[Tensor],
     scales: list[Tensor],
     tokens: list[Tensor],
-    gates: Gates,
+    products: list[Tensor],
     norm: list[Tensor],
     into: list[Tensor],
 ) -> Tensor:
@@ -193,6 +193,7 @@ def dual_forward(
     `tokens`: q, k, v `[G, C, dim]` and delta `[G, C, 1]`.
     """
     q, k, v, delta = tokens
+    gates = gates_of(products)
     keys = dual_keys(frozen, k, v, delta, norm)
     for i in range(LAYERS):
         new, g = into[i], keys.g[i]
@@ -227,7 +228,7 @@ def row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 def matrix_dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of matrices, `[G, 1, 1]`."""
-    return torch.bmm(a.reshape(a.shape[0], 1, -1), b.reshape(b.shape[0], -1, 1))
+    return (a * b).sum((-2, -1), keepdim=True)
 
 
 def dual_backward(
@@ -236,24 +237,25 @@ def dual_backward(
     frozen: list[Tensor],
     scales: list[Tensor],
     tokens: list[Tensor],
-    gates: Gates,
+    products: list[Tensor],
     norm: list[Tensor],
     dy: Tensor,
     dstates: list[Tensor],
     dmomenta: list[Tensor],
     dfrozen: list[Tensor],
     dscales: list[Tensor],
-    dgates: Gates,
+    dproducts: list[Tensor],
     dnorm: list[Tensor],
 ) -> list[Tensor]:
     """The chunk's pull-back. On entry `dstates` and `dmomenta` belong to its end, on return to its start (in place).
 
-    `dfrozen`, `dscales` and `dnorm` are added to; `dgates` is written. `dfrozen` may be the same tensors as `dstates`.
+    `dfrozen`, `dscales` and `dnorm` are added to; `dproducts` is added to. `dfrozen` may be the same tensors as `dstates`.
 
     Returns:
         Gradients of q, k, v and delta.
     """
     q, k, v, delta = tokens
+    gates, dgates = gates_of(products), gates_of(dproducts)
     keys = dual_keys(frozen, k, v, delta, norm)
     x, g = keys.x, keys.g
     last = gates.strength[:, -1, :, None]

@@ -31,7 +31,7 @@ from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes
 from miras_search.codegen.skeletons.triton_slots import KERNELS
-from miras_search.codegen.skeletons.walk import Walk
+from miras_search.codegen.skeletons.walk import Walk, walk_step
 
 
 def advance(
@@ -192,7 +192,10 @@ def memory(
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
     if DERIVED:
-        y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+        if time == 1 and not torch.is_grad_enabled():
+            y, *carry = walk_step(layout, carry, tokens, first, norm)
+        else:
+            y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     else:
         y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))

@@ -12,7 +12,7 @@ TRITON = False
 """There are kernels for this design."""
 DERIVED = True
 """The backward of a chunk is written out for this design."""
-TILE = 65536
+TILE = 131072
 """Numbers in the largest activation of a group of rows: what stays in a core's cache."""
 
 LAYERS = 1
@@ -112,6 +112,11 @@ def memory_activate_curve(z: Tensor) -> Tensor:
 def retention_psi(s: Tensor) -> Tensor:
     """The mirror map."""
     return s
+
+
+def retention_psi_vjp(s: Tensor, d: Tensor) -> Tensor:
+    """Its pull-back."""
+    return d
 
 
 def retention_scale(s: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk
-from miras_search.codegen.skeletons.derived import dual_backward, dual_forward, gate_products, gates_of
+from miras_search.codegen.skeletons.derived import dual_backward, dual_forward, gate_products
 from miras_search.codegen.skeletons.layout import Layout, split_groups
-from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, LAYERS, MIRROR, MOMENTUM, TILE
+from miras_search.codegen.skeletons.scan import scan_backward, scan_forward, scan_products
+from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, LAYERS, MIRROR, MOMENTUM, SCAN, TILE
 
 GATED = (3, 4, 6) if MOMENTUM else (3, 4)
 """Places among the tokens of log_alpha, eta and log_mu."""
@@ -36,10 +37,13 @@ def spans(slots: int, rows: int) -> list[Span]:
 
 
 def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
-    """Batch rows in groups whose largest activation has about TILE numbers."""
+    """Batch rows in groups whose largest activation, or matrices where a scan forms them, have about TILE numbers."""
     batch, heads, slots = tokens[0].shape[:3]
-    widest = max(max(s.shape[-2:]) for s in carry[:LAYERS])
-    size = max(1, TILE // (heads * min(CHUNK, slots) * widest))
+    if SCAN:
+        widest = max(s.shape[-2] * s.shape[-1] for s in carry[:LAYERS])
+    else:
+        widest = max(max(s.shape[-2:]) for s in carry[:LAYERS]) * min(CHUNK, slots)
+    size = max(1, TILE // (heads * widest))
     for start in range(0, batch, size):
         yield slice(start, min(batch, start + size))
 
@@ -67,7 +71,23 @@ def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> 
         if layout.filled is not None:
             given = layout.filled[rows, None]
             filled = blocks(given.expand(-1, parts[3].shape[1] // given.shape[0], -1), span)
+    if SCAN:
+        return scan_products(parts[3], parts[4], log_mu, filled)
     return gate_products(parts[3], parts[4], log_mu, filled)
+
+
+def forward_chunk(*parts: Any) -> Tensor:
+    """One chunk by the way of this design."""
+    if SCAN:
+        return scan_forward(*parts)
+    return dual_forward(*parts)
+
+
+def backward_chunk(*parts: Any) -> list[Tensor]:
+    """Its pull-back."""
+    if SCAN:
+        return scan_backward(*parts)
+    return dual_backward(*parts)
 
 
 def opened_parts(opened: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -96,6 +116,28 @@ def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
     return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
 
 
+def walk_step(
+    layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+) -> list[Tensor]:
+    """One token of decoding, from carry to `[y, *carry]`: no gradient, and what does not change is passed on, not copied."""
+    opened = carry
+    if CHUNKED or layout.fresh is not None:
+        opens = None if layout.opens is None else layout.opens[:, 0]
+        if layout.fresh is None and opens is not None and bool(opens.all()):
+            opens = None
+        if layout.fresh is not None or opens is None or bool(opens.any()):
+            opened = open_chunk(carry, initial, opens, None if layout.fresh is None else layout.fresh[:, 0])
+    every, span = slice(0, tokens[0].shape[0]), Span(0, 1, tokens[0].shape[2])
+    parts = [blocks(x, span) for x in tokens]
+    products = [x[0] for x in span_gates(layout, every, parts, span)]
+    moving = 2 * LAYERS if MOMENTUM else LAYERS
+    into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in opened[:moving]]
+    flat = [x.flatten(0, 1) for x in into]
+    now = [parts[0][0], parts[1][0], parts[2][0], parts[5][0][..., None]]
+    y = forward_chunk(*opened_parts(opened), now, products, folded(norm, every), flat)
+    return [y.view(*tokens[0].shape[:3], -1), *into, *opened[moving:]]
+
+
 class Walk(torch.autograd.Function):
     """All chunks; the arguments of `Recurrence`."""
 
@@ -122,9 +164,7 @@ class Walk(torch.autograd.Function):
                     opened = opened_chunk(layout, at, rows, [s[at, rows] for s in starts], first)
                     into = [s[at + 1, rows].flatten(0, 1) for s in starts[:moving]]
                     now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
-                    answers.append(
-                        dual_forward(*opened_parts(opened), now, gates_of([x[n] for x in products]), affine, into)
-                    )
+                    answers.append(forward_chunk(*opened_parts(opened), now, [x[n] for x in products], affine, into))
                     for s, x in zip(starts[moving:], opened[moving:], strict=False):
                         s[at + 1, rows] = x
                 unblock(y[rows], torch.stack(answers), span)
@@ -173,20 +213,20 @@ class Walk(torch.autograd.Function):
                     dstates, dmomenta, dfrozen, dscales = opened_parts(d)
                     now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
                     found.append(
-                        dual_backward(
+                        backward_chunk(
                             states,
                             momenta,
                             frozen,
                             scales,
                             now,
-                            gates_of([x[n] for x in products]),
+                            [x[n] for x in products],
                             affine,
                             dys[n],
                             dstates,
                             dmomenta,
                             dstates if same else dfrozen,
                             dscales,
-                            gates_of([x[n] for x in dproducts]),
+                            [x[n] for x in dproducts],
                             daffine,
                         )
                     )
@@ -203,7 +243,8 @@ class Walk(torch.autograd.Function):
                                 x[rows] += g
                 for into, *part in zip([dtokens[i] for i in (0, 1, 2, 5)], *reversed(found), strict=True):
                     unblock(into[rows], torch.stack(part), span)
-                grads = torch.autograd.grad(recorded, leaves, dproducts, allow_unused=True)
+                pairs = [(x, d) for x, d in zip(recorded, dproducts, strict=True) if x.requires_grad]
+                grads = torch.autograd.grad([x for x, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
                 for i, g in zip(GATED, grads, strict=True):
                     if g is not None:
                         unblock(dtokens[i][rows], g, span)

@@ -1,0 +1,1 @@
+"""Implementations by others' formulas, to be raced against; see `benchmarks/cpu.py`."""
