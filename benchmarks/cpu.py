@@ -10,6 +10,7 @@ Workloads:
     lm        one training step: width 128, 2 layers, 2 heads, feed-forward, T = 256, batch 32, AdamW
     decode    one token after another, batch 1, one layer
     exact     any-mirror exact reads of an MLP, head dimension 64, against a plain checkpointed loop
+    trial     a step of the quickstart's recall trial: width 32, one layer, 32 rows of 56 tokens
     length    microseconds a token from T = 512 to 32768
     memory    growth of peak memory a token, T = 2048 to 8192, a process each
 
@@ -399,6 +400,25 @@ def exact_rows(time_: int) -> Iterator[Row]:
             yield Row(name, run, error)
 
 
+def trial_rows() -> Iterator[Row]:
+    """Steps of trials as the sweep `quickstart` runs them, data and optimiser included."""
+    from miras_search.candidate import Backbone, Candidate
+    from miras_search.named import NAMED
+    from miras_search.tasks import Mqar
+    from miras_search.trial import Trainer
+
+    task = Mqar(pairs=8, rewrites=8, keys=32, values=32, batch=32)
+    for name in ("yaad", "moneta-r", "memora", "gated-deltanet", "linear-attention", "softmax-attention"):
+        candidate = Candidate(design=NAMED[name].design, backbone=Backbone(width=32, layers=1, heads=1, ffn=2))
+        trainer = Trainer(candidate, task, 10**6, 0)
+
+        def run(trainer: Any = trainer) -> float:
+            trainer.advance(trainer.tokens + trainer.tokens_per_step)
+            return 0.0
+
+        yield Row(f"ours {name}", run)
+
+
 @dataclass
 class Result:
     """Medians, in milliseconds."""
@@ -440,6 +460,8 @@ def table(title: str, results: list[Result], base: str = "", unit: float = 1.0, 
     print(f"\n### {title}\n")
     print(f"| row | forward, {name} | wall, {name} | cpu, {name} | wall / ours | float32 error |")
     print("| --- | --- | --- | --- | --- | --- |")
+    if not results:
+        return
     anchor = next((r.wall for r in results if r.row.name == base), results[0].wall)
     for r in results:
         error = "" if r.row.error is None else f"{r.row.error:.0e}"
@@ -473,7 +495,7 @@ def memory_table(names: list[str], low: int, high: int, threads: int) -> None:
         print(f"| {name} | {(peaks[1] - peaks[0]) / (BATCH * (high - low)):.1f} |", flush=True)
 
 
-WORKLOADS = ("layer", "core", "lm", "decode", "exact", "length", "memory")
+WORKLOADS = ("layer", "core", "lm", "decode", "exact", "trial", "length", "memory")
 EXACT = ("ours memora c16", "ours moneta c16")
 
 
@@ -528,6 +550,11 @@ def main() -> None:
     if "exact" in given.workload:
         rows = [r for r in exact_rows(64 if given.quick else 256) if any(p in r.name for p in given.rows)]
         table("exact reads: batch 2, 2 heads, dimension 64", race(rows, rounds) if rows else [])
+    if "trial" in given.workload:
+        torch.set_num_threads(1)
+        rows = [r for r in trial_rows() if any(p in r.name for p in given.rows)]
+        table("trial: a step of 1792 tokens, one thread", race(rows, rounds) if rows else [])
+        torch.set_num_threads(given.threads)
     if "length" in given.workload:
         names = [n for n in ("ours mlp c64", "ours linear c64") if n in layers]
         times = (512, 2048) if given.quick else (512, 2048, 8192, 32768)

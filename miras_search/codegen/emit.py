@@ -97,7 +97,9 @@ def scanned(design: Design) -> bool:
 def derived(design: Design) -> bool:
     """The backward of a chunk is written out: the dual form with one gate a token, and the scan of a dual state."""
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
-    if not memory.parametric or retention.klass != "dual" or algorithm.online or algorithm.least_squares:
+    if not memory.parametric or retention.klass != "dual":
+        return False
+    if algorithm.online or algorithm.least_squares:
         return False
     if algorithm.read_first or algorithm.last_only or algorithm.orthogonal:
         return False
