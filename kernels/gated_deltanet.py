@@ -66,6 +66,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'values': 'own'}}
 CHUNK = 16
 STRUCTURE = 'fbc3b2183bd1'
+TILE = 131072
 LAYERS = 1
 EXPANSION = 1
 DELTA_START = 1.0
@@ -251,6 +252,12 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     q, k, v, log_alpha, eta, delta = tokens[:6]
     erase = eta
     return list(chunk_online(carry[0], q, k, v, log_alpha, eta, erase))
+
+
+def tiles(path: Tensor) -> list[slice]:
+    """Tokens in runs whose matrices have about TILE numbers."""
+    count, size = path.shape[0] - 1, max(1, 2 * TILE // path[0].numel())
+    return [slice(a, min(count, a + size)) for a in range(0, count, size)]
 
 
 class Span(NamedTuple):

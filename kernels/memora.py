@@ -28,6 +28,7 @@ Fingerprint 974ee8cc14ca. Needs torch alone. Do not edit: change the design and 
 import math
 import os
 import sys
+from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -76,12 +77,13 @@ DESIGN = {'memory': {'kind': 'mlp',
 CHUNK = 16
 CHUNKED = True
 STRUCTURE = 'f79cd581828f'
-TILE = 65536
+TILE = 131072
 LAYERS = 2
 NORM = True
 EXPANSION = 4
 DELTA_START = 1.0
 GATE = 'scalar'
+MIRROR = True
 ALPHA_START = 4.0
 MOMENTUM = False
 DECOUPLED = False
@@ -98,29 +100,24 @@ def bias_phi(r, v, delta):
     return r
 
 
+def bias_phi_vjp(r, v, delta, d):
+    return d, torch.zeros_like(r), torch.sum(torch.zeros_like(r), -1, keepdim=True)
+
+
 def memory_activate(z):
     return z * 0.5 * (1.0 + torch.erf(z * 0.7071067811865476))
 
 
-def memory_activate_grad(z):
-    return 0.5 * (1.0 + torch.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * torch.exp(-0.5 * z * z)
+def memory_activate_curve(z):
+    return 0.3989422804014327 * torch.exp(-0.5 * z * z) * (2.0 - z * z)
 
 
 def retention_initial(z):
     return z
 
 
-def retention_group_sum(s):
-    return torch.sum(s, -1, keepdim=True)
-
-
-def retention_group_max(s):
-    return torch.amax(s, -1, keepdim=True)
-
-
 def retention_share(s):
-    up = torch.exp(s - retention_group_max(s))
-    return up / retention_group_sum(up)
+    return torch.softmax(s, -1)
 
 
 def retention_mass(s):
@@ -130,6 +127,15 @@ def retention_mass(s):
 def retention_psi(s):
     w = retention_share(s)
     return retention_mass(s) * w
+
+
+def retention_share_vjp(p, d):
+    return torch._softmax_backward_data(d, p, -1, p.dtype)
+
+
+def retention_psi_vjp(s, d):
+    ds = retention_share_vjp(retention_share(s), d)
+    return retention_mass(s) * ds
 
 
 class Layout(NamedTuple):
@@ -242,35 +248,6 @@ def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     return head(outs[-1], x, norm)
 
 
-def gradient(
-    weights: list[Tensor], k: Tensor, v: Tensor, delta: Tensor, norm: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The inner gradient in factors: dl/dW_i of a token is the outer product of g_i and x_i.
-
-    Returns:
-        x: the inputs of the layers, and g: the cotangents at their outputs; of a diagonal weight, their product and 1.
-    """
-    x: list[Tensor] = []
-    outs: list[Tensor] = []
-    for w in weights[:-1]:
-        x.append(feed(k, outs))
-        outs.append(apply(w, x[-1]))
-    x.append(feed(k, outs))
-    out = apply(weights[-1], x[-1])
-    centred = out - out.mean(-1, keepdim=True)
-    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
-    unit = centred * rstd
-    r = unit * norm[0] + norm[1] - v
-    r = r + k
-    d = bias_phi(r, v, delta) * norm[0]
-    d = rstd * (d - d.mean(-1, keepdim=True) - unit * (d * unit).mean(-1, keepdim=True))
-    g = [d]
-    for w, pre in zip(weights[:0:-1], outs[::-1], strict=True):
-        back = g[0] @ w[..., : pre.shape[-1]]
-        g.insert(0, back * memory_activate_grad(pre))
-    return x, g
-
-
 def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
     """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
     gap = late[..., :, None] - early[..., None, :]
@@ -291,43 +268,6 @@ def write_strengths(
     return decay * eta[..., None, :], None, None, None
 
 
-def chunk_scan(
-    states: list[Tensor],
-    frozen: list[Tensor],
-    scales: list[Tensor],
-    momenta: list[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_alpha: Tensor,
-    eta: Tensor,
-    delta: Tensor,
-    norm: list[Tensor],
-    log_mu: Tensor | None,
-    filled: Tensor | None,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """A chunk token by token: the writes are linear, the mirror map and the reads run on all tokens at once."""
-    xs, gs = gradient(frozen, k, v, delta, norm)
-    alpha = log_alpha.exp()
-    new, new_momenta = [], []
-    query = q.unsqueeze(-2)
-    outs: list[Tensor] = []
-    for i in range(LAYERS):
-        state = states[i]
-        kept = alpha[..., None, None]
-        g = gs[i] * eta[..., None]
-        path = []
-        for t in range(q.shape[-2]):
-            write = -g[..., t, :, None] * xs[i][..., t, None, :]
-            state = kept[..., t, :, :] * state + write
-            path.append(state)
-        new.append(state)
-        weights = torch.stack(path, 2)
-        weights = retention_psi(weights)
-        outs.append(apply(weights, feed(query, outs)))
-    return head(outs[-1].squeeze(-2), q, norm), new, new_momenta
-
-
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
     """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
 
@@ -346,20 +286,339 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
     return out
 
 
-def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], filled: Tensor | None) -> list[Tensor]:
-    """An opened chunk, from carry to `[y, *carry]`.
+def activated(z: Tensor) -> Tensor:
+    """The activation, in one operation where torch has it."""
+    return torch.nn.functional.gelu(z)
 
-    `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
+
+def activated_pull(d: Tensor, z: Tensor) -> Tensor:
+    """d times the activation's derivative at z."""
+    pulled: Tensor = torch.ops.aten.gelu_backward(d, z)
+    return pulled
+
+
+def unit_rows(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm without affine: the rows at mean 0 and variance 1, their means, and 1 / standard deviation."""
+    return torch.native_layer_norm(z, z.shape[-1:], None, None, 1e-6)
+
+
+def unit_rows_pull(d: Tensor, z: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """`d` pulled back through `unit_rows`; as a map of d it is its own transpose."""
+    wanted = [True, False, False]
+    pulled: Tensor = torch.ops.aten.native_layer_norm_backward(d, z, z.shape[-1:], mean, rstd, None, None, wanted)[0]
+    return pulled
+
+
+class Keys(NamedTuple):
+    """The inner gradient at frozen weights, and what its own derivative needs."""
+
+    x: list[Tensor]  # inputs of the layers
+    z: list[Tensor]  # outputs of the layers but the last
+    g: list[Tensor]  # cotangents at the outputs: dl/dW_i of a token is the outer product of g_i and x_i
+    pushed: list[Tensor]  # cotangents behind the activations
+    error: Tensor  # r = M(k) - v
+    bend: Tensor  # the bias's cotangent
+    out: Tensor  # the last layer's output
+    unit: Tensor  # its rows normalised
+    mean: Tensor
+    rstd: Tensor
+
+
+def dual_keys(frozen: list[Tensor], k: Tensor, v: Tensor, delta: Tensor, norm: list[Tensor]) -> Keys:
+    """The inner gradient in factors."""
+    x: list[Tensor] = [with_one(k)]
+    z: list[Tensor] = []
+    pushed: list[Tensor] = []
+    for w in frozen[:-1]:
+        z.append(torch.bmm(x[-1], w.mT))
+        x.append(with_one(activated(z[-1])))
+    out = torch.bmm(x[-1], frozen[-1].mT)
+    unit = mean = rstd = out
+    unit, mean, rstd = unit_rows(out)
+    r = torch.addcmul(norm[1], unit, norm[0]).sub_(v)
+    r.add_(k)
+    bend = bias_phi(r, v, delta)
+    g = [unit_rows_pull(bend * norm[0], out, mean, rstd)]
+    for w, pre in zip(frozen[:0:-1], z[::-1], strict=True):
+        pushed.insert(0, torch.bmm(g[0], w[..., : pre.shape[-1]]))
+        g.insert(0, activated_pull(pushed[0], pre))
+    return Keys(x, z, g, pushed, r, bend, out, unit, mean, rstd)
+
+
+def head_backward(z: Tensor, norm: list[Tensor], dy: Tensor, dnorm: list[Tensor]) -> Tensor:
+    """Through the LayerNorm of the answers, to the last layer's output."""
+    unit, mean, rstd = unit_rows(z)
+    dnorm[0].add_((dy * unit).sum(1, keepdim=True))
+    dnorm[1].add_(dy.sum(1, keepdim=True))
+    return unit_rows_pull(dy * norm[0], z, mean, rstd)
+
+
+def dual_keys_backward(
+    frozen: list[Tensor],
+    k: Tensor,
+    v: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+    keys: Keys,
+    dx: list[Tensor],
+    dg: list[Tensor],
+    dfrozen: list[Tensor],
+    dnorm: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inner gradient's pull-back, a second derivative; returns the gradients of k, v and delta."""
+    x = keys.x
+    dz = []
+    z = keys.z
+    for i, pre in enumerate(z):
+        dz.append((dg[i] * keys.pushed[i]).mul_(memory_activate_curve(pre)))
+        down = activated_pull(dg[i], pre)
+        width = pre.shape[-1]
+        dg[i + 1].baddbmm_(down, frozen[i + 1][..., :width].mT)
+        dfrozen[i + 1][..., :width].baddbmm_(keys.g[i + 1].mT, down)
+    d = dg[-1]
+    # g = rstd (c - mean(c) - unit mean(c unit)), c = bend * weight: symmetric in c, and it depends on unit and rstd.
+    c = keys.bend * norm[0]
+    dc = unit_rows_pull(d, keys.out, keys.mean, keys.rstd)
+    dnorm[0].add_((dc * keys.bend).sum(1, keepdim=True))
+    dr, dv, ddelta = bias_phi_vjp(keys.error, v, delta, dc * norm[0])
+    dnorm[0].add_((dr * keys.unit).sum(1, keepdim=True))
+    dnorm[1].add_(dr.sum(1, keepdim=True))
+    scaled = d * keys.rstd
+    dunit = dr * norm[0]
+    dunit.addcmul_(scaled, (c * keys.unit).mean(-1, keepdim=True), value=-1)
+    dunit.addcmul_(c, (scaled * keys.unit).mean(-1, keepdim=True), value=-1)
+    dout = unit_rows_pull(dunit, keys.out, keys.mean, keys.rstd)
+    dout.addcmul_(keys.unit, (scaled * keys.g[-1]).mean(-1, keepdim=True), value=-1)
+    dz.append(dout)
+    for i in range(LAYERS - 1, -1, -1):
+        dfrozen[i].baddbmm_(dz[i].mT, x[i])
+        dx[i].baddbmm_(dz[i], frozen[i])
+        if LAYERS > 1 and i:
+            before = z[i - 1]
+            dz[i - 1].add_(activated_pull(dx[i][..., : before.shape[-1]], before))
+    dk = dx[0][..., : k.shape[-1]]
+    dk = dk + dr
+    return dk, dv - dr, ddelta
+
+
+class Rates(NamedTuple):
+    """The gates of a chunk, token first. What a design has not got stands as `eta` and is not read."""
+
+    eta: Tensor  # [C, G, 1]
+    alpha: Tensor  # [C, G, 1], or [C, G, D] for a channel gate
+    mu: Tensor  # [C, G, 1]
+    filled: Tensor  # [C, G, 1] 0 where no token sits
+
+
+def scan_products(log_alpha: Tensor, eta: Tensor, log_mu: Tensor, filled: Tensor | None) -> list[Tensor]:
+    """The fields of `Rates` that a design has, of many chunks at once: `[N, G, C, ...]` -> `[N, C, G, ...]`; differentiable."""
+    rates = [eta.transpose(1, 2)[..., None]]
+    rates.append(log_alpha.transpose(1, 2)[..., None].exp())
+    return rates
+
+
+def rates_of(products: list[Tensor]) -> Rates:
+    """The gates of one chunk by name."""
+    eta = alpha = mu = filled = products[0]
+    alpha = products[1]
+    return Rates(eta, alpha, mu, filled)
+
+
+def on_weights(alpha: Tensor, layer: int) -> Tensor:
+    """alpha to be multiplied on weights: a number, the inputs of the first layer, or the outputs of the last."""
+    return alpha[..., None]
+
+
+def token_first(x: Tensor) -> Tensor:
+    """`[G, C, dim]` -> `[C, G, dim]`, or back; contiguous, so that what is made of it is."""
+    return x.transpose(0, 1).contiguous()
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """Outer products, `[..., out]` and `[..., in]` -> `[..., out, in]`."""
+    return a[..., :, None] * b[..., None, :]
+
+
+def applied(weights: Tensor, x: Tensor) -> Tensor:
+    """A matrix a token on a vector a token, `[c, G, out, in]` and `[c, G, in]` -> `[c, G, out]`."""
+    return torch.bmm(x.reshape(-1, 1, x.shape[-1]), weights.flatten(0, 1).mT).view(*x.shape[:2], -1)
+
+
+def applied_back(weights: Tensor, y: Tensor) -> Tensor:
+    """Its transpose, `[c, G, out, in]` and `[c, G, out]` -> `[c, G, in]`."""
+    return torch.bmm(y.reshape(-1, 1, y.shape[-1]), weights.flatten(0, 1)).view(*y.shape[:2], -1)
+
+
+def tiles(path: Tensor) -> list[slice]:
+    """Tokens in runs whose matrices have about TILE numbers."""
+    count, size = path.shape[0] - 1, max(1, 2 * TILE // path[0].numel())
+    return [slice(a, min(count, a + size)) for a in range(0, count, size)]
+
+
+def state_path(
+    state: Tensor, momentum: Tensor | None, write: Tensor, x: Tensor, rates: Rates, layer: int
+) -> tuple[Tensor, Tensor | None]:
+    """The states before the first token and after every one, and the momenta; `write`: -eta g `[C, G, out]`."""
+    path = torch.empty(write.shape[0] + 1, *state.shape, dtype=state.dtype, device=state.device)
+    path[0] = state
+    torch.mul(write[..., :, None], x[..., None, :], out=path[1:])
+    impulses = None
+    kept = on_weights(rates.alpha, layer)
+    for t in range(write.shape[0]):
+        path[t + 1].addcmul_(path[t], kept[t])
+    return path, impulses
+
+
+def weight_path(path: Tensor) -> list[Tensor]:
+    """psi(S_t) in tiles of tokens."""
+    return [retention_psi(path[1:][run]) for run in tiles(path)]
+
+
+def scan_forward(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    frozen: list[Tensor],
+    scales: list[Tensor],
+    tokens: list[Tensor],
+    products: list[Tensor],
+    norm: list[Tensor],
+    into: list[Tensor],
+) -> Tensor:
+    """A chunk: returns its answers `[G, C, V]`; the states at its end, then the momenta, go to `into`.
+
+    `tokens`: q, k, v `[G, C, dim]` and delta `[G, C, 1]`.
     """
-    q, k, v, log_alpha, eta, delta = tokens[:6]
-    states, rest = carry[:LAYERS], carry[LAYERS:]
-    momenta: list[Tensor] = []
-    log_mu = None
-    frozen = rest[:LAYERS]
-    y, states, momenta = chunk_scan(
-        states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
-    )
-    return [y, *states, *momenta, *rest]
+    q, k, v, delta = tokens
+    rates = rates_of(products)
+    keys = dual_keys(frozen, k, v, delta, norm)
+    z = token_first(q)
+    for i in range(LAYERS):
+        z = activated(z) if i else z
+        write = token_first(keys.g[i]).mul_(-rates.eta)
+        momentum = None
+        path, impulses = state_path(states[i], momentum, write, token_first(keys.x[i]), rates, i)
+        u = with_one(z)
+        z = torch.cat([applied(retention_psi(path[1:][run]), u[run]) for run in tiles(path)])
+        into[i].copy_(path[-1])
+    z = token_first(z)
+    z = torch.addcmul(norm[1], unit_rows(z)[0], norm[0])
+    z = z + q
+    return z
+
+
+def scan_backward(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    frozen: list[Tensor],
+    scales: list[Tensor],
+    tokens: list[Tensor],
+    products: list[Tensor],
+    norm: list[Tensor],
+    dy: Tensor,
+    dstates: list[Tensor],
+    dmomenta: list[Tensor],
+    dfrozen: list[Tensor],
+    dscales: list[Tensor],
+    dproducts: list[Tensor],
+    dnorm: list[Tensor],
+) -> list[Tensor]:
+    """The chunk's pull-back. On entry `dstates` and `dmomenta` belong to its end, on return to its start (in place).
+
+    `dfrozen` and `dnorm` are added to; `dproducts` is written. `dfrozen` may be the same tensors as `dstates`.
+
+    Returns:
+        Gradients of q, k, v and delta.
+    """
+    q, k, v, delta = tokens
+    rates, drates = rates_of(products), rates_of(dproducts)
+    keys = dual_keys(frozen, k, v, delta, norm)
+    xs = [token_first(x) for x in keys.x]
+    gs = [token_first(g) for g in keys.g]
+    writes = [-rates.eta * g for g in gs]
+    us: list[Tensor] = [with_one(token_first(q))]
+    zs: list[Tensor] = []
+    paths, impulses, weights = [], [], []
+    for i in range(LAYERS):
+        if LAYERS > 1 and i:
+            us.append(with_one(activated(zs[-1])))
+        momentum = None
+        path, impulse = state_path(states[i], momentum, writes[i], xs[i], rates, i)
+        paths.append(path)
+        impulses.append(impulse)
+        weights.append(weight_path(path))
+        zs.append(torch.cat([applied(w, us[i][run]) for w, run in zip(weights[i], tiles(path), strict=True)]))
+    dz = token_first(head_backward(token_first(zs[-1]), norm, dy, dnorm))
+    dx: list[Tensor] = []
+    dg: list[Tensor] = []
+    for i in range(LAYERS - 1, -1, -1):
+        du, dwrite, dread = path_backward(
+            paths[i],
+            weights[i],
+            impulses[i],
+            us[i],
+            dz,
+            writes[i],
+            xs[i],
+            rates,
+            drates,
+            dstates[i],
+            None,
+            i,
+        )
+        drates.eta.sub_((dwrite * gs[i]).sum(-1, keepdim=True))
+        dg.insert(0, token_first(dwrite.mul_(-rates.eta)))
+        dx.insert(0, token_first(dread))
+        if LAYERS > 1 and i:
+            before = zs[i - 1]
+            dz = activated_pull(du[..., : before.shape[-1]].contiguous(), before)
+    dq = du[..., : q.shape[-1]].transpose(0, 1)
+    dq = dq + dy
+    dk, dv, ddelta = dual_keys_backward(frozen, k, v, delta, norm, keys, dx, dg, dfrozen, dnorm)
+    return [dq, dk, dv, ddelta]
+
+
+def path_backward(
+    path: Tensor,
+    weights: list[Tensor],
+    impulses: Tensor | None,
+    u: Tensor,
+    dz: Tensor,
+    write: Tensor,
+    x: Tensor,
+    rates: Rates,
+    drates: Rates,
+    dstate: Tensor,
+    dmomentum: Tensor | None,
+    layer: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer's reads and writes pulled back, tile by tile from the last token; returns the gradients of u, write and x.
+
+    With L_t the gradient of S_t: L_t = psi'(S_t)[dz_t u_t'] + alpha_{t+1} L_{t+1}, and the write -eta g x' takes L_t
+    (with momentum N_t = L_t + mu_{t+1} N_{t+1}).
+    """
+    du, dwrite, dx = [], [], []
+    follow = dstate
+    kept = on_weights(rates.alpha, layer)
+    for run, used in zip(reversed(tiles(path)), reversed(weights), strict=True):
+        before = path[run]
+        du.append(applied_back(used, dz[run]))
+        d = outer(dz[run], u[run])
+        d = retention_psi_vjp(path[1:][run], d)
+        for t in range(run.stop - 1, run.start - 1, -1):
+            now = d[t - run.start]
+            if GATE == "none" or t == path.shape[0] - 2:
+                now.add_(follow)
+            else:
+                now.addcmul_(follow, kept[t + 1])
+            follow = now
+        drates.alpha[run].add_((d * before).sum((-2, -1))[..., None])
+        dwrite.append(applied(d, x[run]))
+        dx.append(applied_back(d, write[run]))
+    torch.mul(follow, kept[0], out=dstate)
+    return torch.cat(du[::-1]), torch.cat(dwrite[::-1]), torch.cat(dx[::-1])
+
+
+GATED = (3, 4)
 
 
 class Span(NamedTuple):
@@ -378,59 +637,203 @@ def spans(slots: int, rows: int) -> list[Span]:
     return [*found, Span(whole, 1, rest)] if rest else found
 
 
-def advance(
-    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
+    """Batch rows in groups whose largest activation, or matrices where a scan forms them, have about TILE numbers."""
+    batch, heads, slots = tokens[0].shape[:3]
+    widest = max(s.shape[-2] * s.shape[-1] for s in carry[:LAYERS])
+    size = max(1, TILE // (heads * widest))
+    for start in range(0, batch, size):
+        yield slice(start, min(batch, start + size))
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def unblock(into: Tensor, x: Tensor, span: Span) -> None:
+    """The way back, into a part of `[B, H, S, ...]`."""
+    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
+    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
+
+
+def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> list[Tensor]:
+    """The gate products of a span."""
+    log_mu = parts[4]
+    filled = None
+    return scan_products(parts[3], parts[4], log_mu, filled)
+
+
+def forward_chunk(*parts: Any) -> Tensor:
+    """One chunk by the way of this design."""
+    return scan_forward(*parts)
+
+
+def backward_chunk(*parts: Any) -> list[Tensor]:
+    """Its pull-back."""
+    return scan_backward(*parts)
+
+
+def opened_parts(opened: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """States, momenta, frozen weights and scales of an opened chunk, `[G, out, in]`."""
+    flat = [x.flatten(0, 1) for x in opened]
+    states, rest = flat[:LAYERS], flat[LAYERS:]
+    momenta: list[Tensor] = []
+    frozen = rest[:LAYERS]
+    return states, momenta, frozen, rest[LAYERS:]
+
+
+def opened_chunk(layout: Layout, at: int, rows: slice, carry: list[Tensor], initial: list[Tensor]) -> list[Tensor]:
+    """`open_chunk` of some rows."""
+    opens = None if layout.opens is None else layout.opens[rows, at]
+    fresh = None if layout.fresh is None else layout.fresh[rows, at]
+    return open_chunk(carry, initial, opens, fresh)
+
+
+def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
+    """The affine of the LayerNorm for every row of a group, `[G, 1, V]`."""
+    return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
+
+
+def walk_step(
+    layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
-    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
-    opens = None if layout.opens is None else layout.opens[:, n]
-    fresh = None if layout.fresh is None else layout.fresh[:, n]
-    filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
-    return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+    """One token of decoding, from carry to `[y, *carry]`: no gradient, and what does not change is passed on, not copied."""
+    opened = carry
+    opens = None if layout.opens is None else layout.opens[:, 0]
+    if layout.fresh is None and opens is not None and bool(opens.all()):
+        opens = None
+    if layout.fresh is not None or opens is None or bool(opens.any()):
+        opened = open_chunk(carry, initial, opens, None if layout.fresh is None else layout.fresh[:, 0])
+    every, span = slice(0, tokens[0].shape[0]), Span(0, 1, tokens[0].shape[2])
+    parts = [blocks(x, span) for x in tokens]
+    products = [x[0] for x in span_gates(layout, every, parts, span)]
+    moving = LAYERS
+    into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in opened[:moving]]
+    flat = [x.flatten(0, 1) for x in into]
+    now = [parts[0][0], parts[1][0], parts[2][0], parts[5][0][..., None]]
+    y = forward_chunk(*opened_parts(opened), now, products, folded(norm, every), flat)
+    return [y.view(*tokens[0].shape[:3], -1), *into, *opened[moving:]]
 
 
-class Recurrence(torch.autograd.Function):
-    """All chunks. Arguments after the layout: counts of the four groups, then carry, tokens `[B, H, S, ...]`, initial, norm."""
+class Walk(torch.autograd.Function):
+    """All chunks; the arguments of `Recurrence`."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, sizes: tuple[int, int, int, int], *flat: Tensor) -> tuple[Tensor, ...]:
-        """Run the chunks and keep the carry at the start of each."""
+        """Run the chunks and keep the carry at the start of each; of frozen weights only where rows are inside a chunk."""
         carry, tokens, initial, norm = split_groups(flat, sizes)
-        starts, ys = [], []
-        for n in range(layout.chunks):
-            starts += carry
-            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
-            y, *carry = advance(n, layout, carry, part, initial, norm)
-            ys.append(y)
-        ctx.layout, ctx.sizes = layout, sizes
+        batch, heads, slots = tokens[0].shape[:3]
+        moving = LAYERS
+        kept = moving if layout.opens is None else len(carry)
+        starts = [x.new_empty(layout.chunks + 1, *x.shape) for x in carry[:kept]]
+        for s, x in zip(starts, carry, strict=False):
+            s[0] = x
+        out = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in carry]
+        y = tokens[0].new_empty(batch, heads, slots, tokens[2].shape[-1])
+        for rows in row_groups(carry, tokens):
+            group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
+            for span in spans(slots, group[0].shape[0] * heads):
+                parts = [blocks(x, span) for x in group]
+                products = span_gates(layout, rows, parts, span)
+                answers = []
+                for n in range(span.chunks):
+                    at = span.first + n
+                    opened = opened_chunk(layout, at, rows, [s[at, rows] for s in starts], first)
+                    into = [s[at + 1, rows].flatten(0, 1) for s in starts[:moving]]
+                    now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
+                    answers.append(forward_chunk(*opened_parts(opened), now, [x[n] for x in products], affine, into))
+                    for s, x in zip(starts[moving:], opened[moving:], strict=False):
+                        s[at + 1, rows] = x
+                unblock(y[rows], torch.stack(answers), span)
+            for o, x in zip(out, [s[-1, rows] for s in starts[:moving]] + opened[moving:], strict=True):
+                o[rows] = x
+        ctx.layout, ctx.sizes, ctx.kept = layout, sizes, kept
         ctx.save_for_backward(*starts, *flat[sizes[0] :])
-        return (torch.cat(ys, 2), *carry)
+        return (y, *out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
-        """Walk back over the chunks; each is recomputed and differentiated by itself."""
-        layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
-        cut = layout.chunks * sizes[0]
-        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        """Walk back over the chunks; each is recomputed from its start."""
+        layout, saved = ctx.layout, ctx.saved_tensors
+        starts = saved[: ctx.kept]
+        _, tokens, initial, norm = split_groups(saved[ctx.kept :], (0, *ctx.sizes[1:]))
+        heads, slots = tokens[0].shape[1:3]
         dtokens = [torch.zeros_like(x) for x in tokens]
-        dshared = [torch.zeros_like(x) for x in initial + norm]
-        for n in range(layout.chunks - 1, -1, -1):
-            window = slice(n * CHUNK, (n + 1) * CHUNK)
-            leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
-            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
-            leaves = [x.requires_grad_() for x in leaves]
-            with torch.enable_grad():
-                carry, part, first, affine = split_groups(leaves, sizes)
-                out = advance(n, layout, carry, part, first, affine)
-            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
-            grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
-            filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
-            dcarry = tuple(filled[: sizes[0]])
-            for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
-                d[:, :, window] = g
-            for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
-                d += g
-        return (None, None, *dcarry, *dtokens, *dshared)
+        din = [torch.zeros_like(d) for d in dcarry]
+        dinitial = [torch.zeros_like(x) for x in initial]
+        dnorm = [torch.zeros_like(x) for x in norm]
+        # Where every chunk opens anew and W = S, the frozen weights are the states, and so are their gradients.
+        same = layout.opens is None and not MIRROR
+        for rows in row_groups([s[0] for s in starts], tokens):
+            group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
+            daffine = [torch.zeros_like(x) for x in affine]
+            d = [x[rows].clone(memory_format=torch.contiguous_format) for x in dcarry]
+            for span in reversed(spans(slots, group[0].shape[0] * heads)):
+                parts = [blocks(x, span).detach() for x in group]
+                dys = blocks(dy[rows], span)
+                leaves = [parts[i].requires_grad_() for i in GATED]
+                with torch.enable_grad():
+                    recorded = span_gates(layout, rows, parts, span)
+                products = [x.detach() for x in recorded]
+                dproducts = [torch.zeros_like(x) for x in products]
+                found = []
+                for n in range(span.chunks - 1, -1, -1):
+                    at = span.first + n
+                    carry = [s[at, rows] for s in starts]
+                    if not same:
+                        carry = [x.requires_grad_() for x in carry]
+                        first = [x.detach().requires_grad_() for x in first]
+                    with torch.set_grad_enabled(not same):
+                        opened = opened_chunk(layout, at, rows, carry, first)
+                    states, momenta, frozen, scales = opened_parts([x.detach() for x in opened])
+                    dstates, dmomenta, dfrozen, dscales = opened_parts(d)
+                    now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
+                    found.append(
+                        backward_chunk(
+                            states,
+                            momenta,
+                            frozen,
+                            scales,
+                            now,
+                            [x[n] for x in products],
+                            affine,
+                            dys[n],
+                            dstates,
+                            dmomenta,
+                            dstates if same else dfrozen,
+                            dscales,
+                            [x[n] for x in dproducts],
+                            daffine,
+                        )
+                    )
+                    if same and CHUNKED and at == layout.chunks - 1:
+                        for s, x in zip(dstates, dfrozen, strict=True):
+                            s.add_(x)
+                    if not same:
+                        grads = torch.autograd.grad(opened, [*carry, *first], d, allow_unused=True)
+                        for i, x in enumerate(d):
+                            g = grads[i] if i < len(carry) else None
+                            d[i] = torch.zeros_like(x) if g is None else g.contiguous()
+                        for x, g in zip(dinitial, grads[len(carry) :], strict=True):
+                            if g is not None:
+                                x[rows] += g
+                for into, *part in zip([dtokens[i] for i in (0, 1, 2, 5)], *reversed(found), strict=True):
+                    unblock(into[rows], torch.stack(part), span)
+                pairs = [(x, d) for x, d in zip(recorded, dproducts, strict=True) if x.requires_grad]
+                grads = torch.autograd.grad([x for x, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
+                for i, g in zip(GATED, grads, strict=True):
+                    if g is not None:
+                        unblock(dtokens[i][rows], g, span)
+            for x, g in zip(din, d, strict=True):
+                x[rows] = g
+            for x, g in zip(dnorm, daffine, strict=True):
+                x += g.view(-1, *x.shape).sum(0)
+        return (None, None, *din, *dtokens, *dinitial, *dnorm)
 
 
 # What all tokens share, beside the initial states.
@@ -502,7 +905,10 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    if time == 1 and not torch.is_grad_enabled():
+        y, *carry = walk_step(layout, carry, tokens, first, norm)
+    else:
+        y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     out["position"] = layout.position
     return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out
@@ -849,17 +1255,8 @@ if triton is not None:
         return 0.3989422804014327 * tl.exp(-0.5 * z * z) * (2.0 - z * z)
 
     @triton.jit
-    def retention_group_sum_tile(s, numbers):
-        return tl.sum(s, axis=1, keep_dims=True)
-
-    @triton.jit
-    def retention_group_max_tile(s, numbers):
-        return tl.max(s, axis=1, keep_dims=True)
-
-    @triton.jit
     def retention_share_tile(s, numbers):
-        up = tl.exp(s - retention_group_max_tile(s, numbers))
-        return up / retention_group_sum_tile(up, numbers)
+        return tl.softmax(s, 1, keep_dims=True)
 
     @triton.jit
     def retention_mass_tile(s, numbers):
@@ -873,9 +1270,12 @@ if triton is not None:
         return retention_mass_tile(s, numbers) * w
 
     @triton.jit
+    def retention_share_vjp_tile(p, d, numbers):
+        return (p * (d - tl.sum(p * (d), axis=1, keep_dims=True)))
+
+    @triton.jit
     def retention_psi_vjp_tile(s, d, numbers):
-        p = retention_share_tile(s, numbers)
-        ds = p * (d - retention_group_sum_tile(p * d, numbers))
+        ds = retention_share_vjp_tile(retention_share_tile(s, numbers), d, numbers)
         return retention_mass_tile(s, numbers) * ds
 
     @triton.jit
