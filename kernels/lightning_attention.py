@@ -70,7 +70,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
 CHUNK = 16
 CHUNKED = False
 STRUCTURE = 'f71dc4df6869'
-TILE = 65536
+TILE = 131072
 LAYERS = 1
 EXPANSION = 1
 GATE = 'scalar'
@@ -301,7 +301,7 @@ def dual_forward(
     frozen: list[Tensor],
     scales: list[Tensor],
     tokens: list[Tensor],
-    gates: Gates,
+    products: list[Tensor],
     norm: list[Tensor],
     into: list[Tensor],
 ) -> Tensor:
@@ -310,6 +310,7 @@ def dual_forward(
     `tokens`: q, k, v `[G, C, dim]` and delta `[G, C, 1]`.
     """
     q, k, v, delta = tokens
+    gates = gates_of(products)
     keys = dual_keys(frozen, k, v, delta, norm)
     for i in range(LAYERS):
         new, g = into[i], keys.g[i]
@@ -326,7 +327,7 @@ def row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 def matrix_dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of matrices, `[G, 1, 1]`."""
-    return torch.bmm(a.reshape(a.shape[0], 1, -1), b.reshape(b.shape[0], -1, 1))
+    return (a * b).sum((-2, -1), keepdim=True)
 
 
 def dual_backward(
@@ -335,24 +336,25 @@ def dual_backward(
     frozen: list[Tensor],
     scales: list[Tensor],
     tokens: list[Tensor],
-    gates: Gates,
+    products: list[Tensor],
     norm: list[Tensor],
     dy: Tensor,
     dstates: list[Tensor],
     dmomenta: list[Tensor],
     dfrozen: list[Tensor],
     dscales: list[Tensor],
-    dgates: Gates,
+    dproducts: list[Tensor],
     dnorm: list[Tensor],
 ) -> list[Tensor]:
     """The chunk's pull-back. On entry `dstates` and `dmomenta` belong to its end, on return to its start (in place).
 
-    `dfrozen`, `dscales` and `dnorm` are added to; `dgates` is written. `dfrozen` may be the same tensors as `dstates`.
+    `dfrozen`, `dscales` and `dnorm` are added to; `dproducts` is added to. `dfrozen` may be the same tensors as `dstates`.
 
     Returns:
         Gradients of q, k, v and delta.
     """
     q, k, v, delta = tokens
+    gates, dgates = gates_of(products), gates_of(dproducts)
     keys = dual_keys(frozen, k, v, delta, norm)
     x, g = keys.x, keys.g
     last = gates.strength[:, -1, :, None]
@@ -452,10 +454,10 @@ def spans(slots: int, rows: int) -> list[Span]:
 
 
 def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
-    """Batch rows in groups whose largest activation has about TILE numbers."""
+    """Batch rows in groups whose largest activation, or matrices where a scan forms them, have about TILE numbers."""
     batch, heads, slots = tokens[0].shape[:3]
-    widest = max(max(s.shape[-2:]) for s in carry[:LAYERS])
-    size = max(1, TILE // (heads * min(CHUNK, slots) * widest))
+    widest = max(max(s.shape[-2:]) for s in carry[:LAYERS]) * min(CHUNK, slots)
+    size = max(1, TILE // (heads * widest))
     for start in range(0, batch, size):
         yield slice(start, min(batch, start + size))
 
@@ -481,6 +483,16 @@ def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> 
     return gate_products(parts[3], parts[4], log_mu, filled)
 
 
+def forward_chunk(*parts: Any) -> Tensor:
+    """One chunk by the way of this design."""
+    return dual_forward(*parts)
+
+
+def backward_chunk(*parts: Any) -> list[Tensor]:
+    """Its pull-back."""
+    return dual_backward(*parts)
+
+
 def opened_parts(opened: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """States, momenta, frozen weights and scales of an opened chunk, `[G, out, in]`."""
     flat = [x.flatten(0, 1) for x in opened]
@@ -500,6 +512,28 @@ def opened_chunk(layout: Layout, at: int, rows: slice, carry: list[Tensor], init
 def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
     """The affine of the LayerNorm for every row of a group, `[G, 1, V]`."""
     return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
+
+
+def walk_step(
+    layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+) -> list[Tensor]:
+    """One token of decoding, from carry to `[y, *carry]`: no gradient, and what does not change is passed on, not copied."""
+    opened = carry
+    if CHUNKED or layout.fresh is not None:
+        opens = None if layout.opens is None else layout.opens[:, 0]
+        if layout.fresh is None and opens is not None and bool(opens.all()):
+            opens = None
+        if layout.fresh is not None or opens is None or bool(opens.any()):
+            opened = open_chunk(carry, initial, opens, None if layout.fresh is None else layout.fresh[:, 0])
+    every, span = slice(0, tokens[0].shape[0]), Span(0, 1, tokens[0].shape[2])
+    parts = [blocks(x, span) for x in tokens]
+    products = [x[0] for x in span_gates(layout, every, parts, span)]
+    moving = LAYERS
+    into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in opened[:moving]]
+    flat = [x.flatten(0, 1) for x in into]
+    now = [parts[0][0], parts[1][0], parts[2][0], parts[5][0][..., None]]
+    y = forward_chunk(*opened_parts(opened), now, products, folded(norm, every), flat)
+    return [y.view(*tokens[0].shape[:3], -1), *into, *opened[moving:]]
 
 
 class Walk(torch.autograd.Function):
@@ -528,9 +562,7 @@ class Walk(torch.autograd.Function):
                     opened = opened_chunk(layout, at, rows, [s[at, rows] for s in starts], first)
                     into = [s[at + 1, rows].flatten(0, 1) for s in starts[:moving]]
                     now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
-                    answers.append(
-                        dual_forward(*opened_parts(opened), now, gates_of([x[n] for x in products]), affine, into)
-                    )
+                    answers.append(forward_chunk(*opened_parts(opened), now, [x[n] for x in products], affine, into))
                     for s, x in zip(starts[moving:], opened[moving:], strict=False):
                         s[at + 1, rows] = x
                 unblock(y[rows], torch.stack(answers), span)
@@ -579,20 +611,20 @@ class Walk(torch.autograd.Function):
                     dstates, dmomenta, dfrozen, dscales = opened_parts(d)
                     now = [parts[0][n], parts[1][n], parts[2][n], parts[5][n][..., None]]
                     found.append(
-                        dual_backward(
+                        backward_chunk(
                             states,
                             momenta,
                             frozen,
                             scales,
                             now,
-                            gates_of([x[n] for x in products]),
+                            [x[n] for x in products],
                             affine,
                             dys[n],
                             dstates,
                             dmomenta,
                             dstates if same else dfrozen,
                             dscales,
-                            gates_of([x[n] for x in dproducts]),
+                            [x[n] for x in dproducts],
                             daffine,
                         )
                     )
@@ -609,7 +641,8 @@ class Walk(torch.autograd.Function):
                                 x[rows] += g
                 for into, *part in zip([dtokens[i] for i in (0, 1, 2, 5)], *reversed(found), strict=True):
                     unblock(into[rows], torch.stack(part), span)
-                grads = torch.autograd.grad(recorded, leaves, dproducts, allow_unused=True)
+                pairs = [(x, d) for x, d in zip(recorded, dproducts, strict=True) if x.requires_grad]
+                grads = torch.autograd.grad([x for x, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
                 for i, g in zip(GATED, grads, strict=True):
                     if g is not None:
                         unblock(dtokens[i][rows], g, span)
@@ -685,7 +718,10 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    if time == 1 and not torch.is_grad_enabled():
+        y, *carry = walk_step(layout, carry, tokens, first, norm)
+    else:
+        y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out
 
