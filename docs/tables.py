@@ -64,11 +64,15 @@ def field(name: str, schema: dict[str, Any]) -> str:
     return f"`{name}` = {number(default)}" + (f" ({span})" if span else "")
 
 
-def variants(classes: Sequence[type[Choice]]) -> str:
-    """A row a variant: kind, first line of its docstring, fields."""
+def variants(classes: Sequence[type[Choice]], base: type[Choice] = Choice) -> str:
+    """A row a variant: kind, first line of its docstring, fields; those of `base` have a row of their own."""
     rows = []
+    if base is not Choice:
+        shared = {n: s for n, s in base.model_json_schema()["properties"].items() if n != "kind"}
+        rows.append(("(all)", "", "; ".join(field(n, s) for n, s in shared.items())))
     for cls in classes:
-        properties = {n: s for n, s in cls.model_json_schema()["properties"].items() if n != "kind"}
+        schema = cls.model_json_schema()["properties"]
+        properties = {n: s for n, s in schema.items() if n not in base.model_fields and n != "kind"}
         rows.append((f"`{cls.variant()}`", cls.summary(), "; ".join(field(n, s) for n, s in properties.items())))
     return table(("kind", "what it is", "fields: default (else)"), rows)
 
@@ -170,7 +174,7 @@ def anchors(task: str, metric: str, sign: float) -> Callable[[], str]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "memory": lambda: variants(memory.VARIANTS),
-    "bias": lambda: variants(bias.VARIANTS),
+    "bias": lambda: variants(bias.VARIANTS, bias.Bias),
     "retention": lambda: variants(retention.VARIANTS),
     "algorithm": lambda: variants(algorithm.VARIANTS),
     "tasks": tasks,

@@ -20,13 +20,41 @@ from miras_search.choice import Choice, register
 
 
 class Bias(Choice):
-    """Base of all attentional biases."""
+    """Base of all attentional biases.
+
+    What all of them share is which tokens and vectors the loss is of. `features`: keys and queries are lifted before they
+    reach the memory, `elu` to elu(x) + 1 (arXiv 2006.16236), `polynomial` to a_1 x and a_2 x (x) x, so that with unit x
+    q'k becomes a_1^2 q'k + a_2^2 (q'k)^2 (a learned one a head, from 1 / i! = 1, 1/2; Atlas, arXiv 2505.23735).
+    `target: v-k`: what is written under k is v - k (TTT, arXiv 2407.04620). `window`: the loss of a token is the sum over
+    the last so many tokens of its document, each with its gate gamma_i (the Omega rule, arXiv 2505.23735).
+    """
 
     role: ClassVar[str] = "bias"
+    features: Literal["identity", "elu", "polynomial"] = "identity"
+    target: Literal["v", "v-k"] = "v"
+    window: int = Field(1, ge=1, le=64)
     state_free: ClassVar[bool] = False
     """The cotangent does not depend on the prediction, so the gradient needs no memory state and no chunk."""
     quadratic: ClassVar[bool] = False
     """The loss is 1/2 ||r||^2: with a linear memory, the delta rule."""
+
+    @property
+    def plain(self) -> bool:
+        """The loss is of one token, its key as it is, and its value."""
+        return self.window == 1 and self.target == "v" and self.features == "identity"
+
+    @property
+    def lifting(self) -> bool:
+        """Keys have more dimensions in the memory than they come with."""
+        return self.features == "polynomial"
+
+    def lifted(self, dim: int) -> int:
+        """The dimension of a key of this dimension in the memory."""
+        return dim + dim * (dim + 1) // 2 if self.lifting else dim
+
+    def shared(self) -> dict[str, Any]:
+        """The fields of the base class."""
+        return {name: getattr(self, name) for name in Bias.model_fields if name != "kind"}
 
     @property
     def has_loss(self) -> bool:
@@ -148,11 +176,10 @@ class Lp(Bias):
         if cap == "auto":
             cap = "norm" if self.p > 2.0 and not normalised else "none"
         if self.form == "potential" and self.p == 2.0 and self.factor == "unit" and cap == "none":
-            return L2()
+            return L2(**self.shared())
         if self.p == 1.0:  # its cotangent is at most one a coordinate, which is where the cap begins
-            return L1(form="smooth" if self.form == "potential" else "tanh", nu=self.nu, eps=self.eps).canonical(
-                normalised
-            )
+            form: Any = "smooth" if self.form == "potential" else "tanh"
+            return L1(form=form, nu=self.nu, eps=self.eps, **self.shared()).canonical(normalised)
         return self.model_copy(update={"cap": cap, **({"nu": 10.0} if self.form == "potential" else {})})
 
     def loss(self, xp: Any, r: Any, v: Any, delta: Any) -> Any:

@@ -198,7 +198,7 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
     if not memory.parametric:
         return count
     gates = algorithm.steps_ * (getattr(algorithm, "step_gate", "") == "data")
-    gates += (algorithm.decoupled and not algorithm.erases_channels) + algorithm.momentum
+    gates += (algorithm.decoupled and not algorithm.erases_channels) + algorithm.momentum + (design.bias.window > 1)
     if algorithm.erases_channels:
         count += 2 * min(32, width) * width + width
     gates += design.bias.threshold_ == "data"
@@ -212,8 +212,9 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
         count += heads if retention.gated == "scalar" else width
     count += gates * heads * (width + 1)
     if memory.initial_ == "learned":
-        count += heads * sum(o * i for o, i in memory.weights(dim, dim))
-    return count + (2 * memory.normalised + algorithm.least_squares) * width
+        count += heads * sum(o * i for o, i in memory.weights(design.bias.lifted(dim), dim))
+    count += 2 * heads * design.bias.lifting
+    return count + 2 * memory.normalised * width + algorithm.least_squares * heads * design.bias.lifted(dim)
 
 
 def state_numbers(design: Design, width: int, heads: int, context: int | None) -> int:
@@ -227,8 +228,8 @@ def state_numbers(design: Design, width: int, heads: int, context: int | None) -
             raise ValueError("the state of a cache grows with the sequence: give the context")
         return 2 * width * min(known)
     dim = width // heads
-    numbers = sum(o * i for o, i in design.memory.weights(dim, dim))
-    gram = dim * dim if design.algorithm.least_squares else 0
+    numbers = sum(o * i for o, i in design.memory.weights(design.bias.lifted(dim), dim))
+    gram = design.bias.lifted(dim) ** 2 if design.algorithm.least_squares else 0
     return heads * (numbers * (2 if design.algorithm.momentum else 1) + gram)
 
 
@@ -237,11 +238,14 @@ def buffer_numbers(design: Design, width: int, heads: int) -> int:
     block = design.block
     conv = _projections(design) * width * max(0, block.conv - 1) + width * max(0, block.residual_conv - 1)
     conv += 16 * width * design.algorithm.steps_ if block.values == "shuffled" else 0
-    if not design.chunked or block.output != "memory":
+    if block.output != "memory":
         return conv
     dim = width // heads
+    past = heads * (design.bias.window - 1) * (design.bias.lifted(dim) + dim + 1 + design.bias.thresholded)
+    if not design.chunked:
+        return conv + past
     lagged = design.algorithm.read_ == "lagged"
-    return conv + heads * sum(o * i + lagged for o, i in design.memory.weights(dim, dim))
+    return conv + past + heads * sum(o * i + lagged for o, i in design.memory.weights(design.bias.lifted(dim), dim))
 
 
 def layer_flops(design: Design, width: int, heads: int, context: int) -> int:
@@ -249,11 +253,13 @@ def layer_flops(design: Design, width: int, heads: int, context: int) -> int:
     block, dim, mixed = design.block, width // heads, _projections(design)
     layer = 2 * ((mixed + 1 + block.output_gate) * width * width + mixed * width * block.conv)
     if design.memory.parametric:
-        shapes = design.memory.weights(dim, dim)
-        passes = 3 if design.state_free else 1 + 3 * design.algorithm.steps_
+        shapes = design.memory.weights(design.bias.lifted(dim), dim)
         if design.algorithm.least_squares:
             # Write and read of C, the Gram matrix, two triangular solves; the factor takes dim^3 / 3 operations.
-            return layer + 2 * heads * (4 * dim * dim + dim**3 // 6)
+            keys = design.bias.lifted(dim)
+            return layer + 2 * heads * keys * (2 * dim + 3 * keys + keys**2 // 6)
+        written = design.algorithm.steps_ * design.bias.window
+        passes = 1 + (2 if design.state_free else 3) * written
         numbers = sum(o * i * (passes + (depth > 0)) for depth, (o, i) in enumerate(shapes))
         if design.algorithm.orthogonal:
             numbers += sum(5 * (2 * o * i + min(o, i) ** 2) * min(o, i) for o, i in shapes)

@@ -66,9 +66,12 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
                 f"memory {memory.kind} stores its data and has no weights for {algorithm.kind} to write",
                 "use algorithm: nonparametric, or memory: matrix or mlp",
             )
-        if not bias.quadratic:
+        if not (bias.quadratic and bias.plain):
+            shaped = "" if bias.plain else " with features, a target or a window"
             refuse(
-                "cache-bias", f"memory {memory.kind} is the solution of the l2 bias, not of {bias.kind}", "use bias: l2"
+                "cache-bias",
+                f"memory {memory.kind} is the solution of the l2 bias, not of {bias.kind}{shaped}",
+                "use bias: l2",
             )
         if retention.kind != "none":
             refuse(
@@ -90,6 +93,35 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"{'gradient: online' if hasattr(algorithm, 'gradient') else algorithm.kind} is exact for an l2 bias on memory "
             f"matrix with a linear gate, not for {bias.kind} on {memory.kind} with {retention.kind}",
             "use gradient_descent with gradient: chunk (chunk: 1 is the sequential recurrence)",
+        )
+    if algorithm.online and bias.window > 1:
+        refuse(
+            "online-has-no-window",
+            f"a window of {bias.window} tokens sums gradients at frozen weights; "
+            f"{'gradient: online' if hasattr(algorithm, 'gradient') else algorithm.kind} takes one at a time",
+            "use window: 1, or algorithm: gradient_descent with gradient: chunk",
+        )
+    if bias.window > 1 and memory.diagonal:
+        refuse(
+            "window-needs-matrix",
+            f"memory {memory.kind} is written channel by channel, and no path sums a window of such writes",
+            "use window: 1, or memory: matrix",
+        )
+    if bias.lifting and (memory.residual_ or memory.diagonal or bias.target != "v"):
+        if memory.residual_:
+            what = "a memory with a residual"
+        else:
+            what = f"memory {memory.kind}" if memory.diagonal else "the target v - k"
+        refuse(
+            "features-change-dimension",
+            f"features: {bias.features} gives keys more dimensions than values, which {what} takes as equal",
+            "use features: elu, or memory: matrix and target: v",
+        )
+    if bias.lifting and (retention.gated == "channel" or algorithm.erases_channels):
+        refuse(
+            "features-need-scalar-gate",
+            f"a channel gate has a number for every dimension of a head, and features: {bias.features} makes more of them",
+            "use gate: scalar, or features: elu",
         )
     if not algorithm.online and (algorithm.decay_first or algorithm.decoupled):
         what = "order: decay_first" if algorithm.decay_first else f"strengths: {getattr(algorithm, 'strengths', '')}"

@@ -113,12 +113,12 @@ def run(
 
     Args:
         design: the memory; its canonical form is what runs.
-        q: queries `[B, T, H, K]`.
+        q: queries `[B, T, H, K]`, after the bias's features, as the keys.
         k: keys `[B, T, H, K]`.
         v: values `[B, T, H, V]`.
         gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`; with a last axis K for a channel gate, V for a row gate),
             `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias), `erase` (decoupled strengths).
-            With n steps a token `eta` is `[B, T, H, n]`, k and v `[B, T, H, n, dim]`.
+            With a window `gamma`. With n steps a token `eta` is `[B, T, H, n]`, k and v `[B, T, H, n, dim]`.
         state: what an earlier call returned; none starts a document.
         initial: the memory's learned values: `state_0`, `state_1`, ... `[H, out, in]` (dual state at the start of a document; zeros
             if absent), `norm_weight` and `norm_bias` `[H, V]`; `ridge` `[H, K]` for least squares.
@@ -131,6 +131,8 @@ def run(
         cache `key`, `value` and `mask` of the stored tokens.
     """
     design = design.canonical()
+    if design.bias.target == "v-k":
+        v = v - k
     steps = (
         _Cache(design, q, v, state) if not design.memory.parametric else _Weights(design, q, v, initial or {}, state)
     )
@@ -177,12 +179,19 @@ class _Weights:
         if design.algorithm.least_squares:
             self.ridge = initial["ridge"]
             self.gram = given.get("state_gram", q.new_zeros(batch, heads, q.shape[-1], q.shape[-1]))
+        self.past = {}
+        if design.bias.window > 1:
+            sizes = {"k": q.shape[-1:], "v": v.shape[-1:], "gamma": ()}
+            sizes |= {"delta": ()} if design.bias.thresholded else {}
+            span = design.bias.window - 1
+            self.past = {n: given.get(f"window_{n}", q.new_zeros(batch, heads, span, *s)) for n, s in sizes.items()}
         self.position = given.get("position", torch.zeros(batch, dtype=torch.long, device=q.device))
 
     def reset(self, rows: Tensor) -> None:
         self.s = [torch.where(_rows(rows, s), a, s) for s, a in zip(self.s, self.start, strict=True)]
         self.m = [torch.where(_rows(rows, m), torch.zeros_like(m), m) for m in self.m]
         self.position = torch.where(rows, 0, self.position)
+        self.past = {n: torch.where(_rows(rows, x), torch.zeros_like(x), x) for n, x in self.past.items()}
         if self.design.algorithm.least_squares:
             self.gram = torch.where(_rows(rows, self.gram), torch.zeros_like(self.gram), self.gram)
 
@@ -239,7 +248,7 @@ class _Weights:
     def write(self, alpha: list[Tensor], k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> None:
         """S_{t-1} becomes S_t in the rows that have a token."""
         retention, algorithm = self.design.retention, self.design.algorithm
-        written = self.gradient(k, v, gate)
+        written = self.windowed(k, v, gate, live) if self.past else self.gradient(k, v, gate)
         s, m = [], []
         for i, g in enumerate(written):
             if algorithm.last_only and i + 1 < len(written):
@@ -257,6 +266,19 @@ class _Weights:
         self.s = [torch.where(_rows(live, new), new, old) for new, old in zip(s, self.s, strict=True)]
         self.m = [torch.where(_rows(live, new), new, old) for new, old in zip(m, self.m, strict=True)]
         self.position = torch.where(live, (self.position + 1) % algorithm.chunk_, self.position)
+
+    def windowed(self, k: Tensor, v: Tensor, gate: dict[str, Tensor], live: Tensor) -> list[Tensor]:
+        """The sum over the window, and the window moved on."""
+        token = {"k": k, "v": v} | {n: gate[n] for n in self.past if n in gate}
+        joined = {n: torch.cat([x, token[n].unsqueeze(2)], 2) for n, x in self.past.items()}
+        total: list[Tensor] = []
+        for j in range(self.design.bias.window):
+            each = {n: x[:, :, j] for n, x in joined.items()}
+            grads = self.gradient(each["k"], each["v"], gate | each)
+            weighed = [_column(each["gamma"]) * g for g in grads]
+            total = [a + b for a, b in zip(total, weighed, strict=True)] if total else weighed
+        self.past = {n: torch.where(_rows(live, x), joined[n][:, :, 1:], x) for n, x in self.past.items()}
+        return total
 
     def answer(self, q: Tensor) -> Tensor:
         """M(W, q) at the weights that the design reads."""
@@ -305,6 +327,7 @@ class _Weights:
             out |= {f"momentum_{i}": m for i, m in enumerate(self.m)}
         if algorithm.least_squares:
             out["state_gram"] = self.gram
+        out |= {f"window_{n}": x for n, x in self.past.items()}
         if self.design.chunked:
             out |= {f"frozen_{i}": w for i, w in enumerate(self.w)} | {"position": self.position}
             if self.lagged:

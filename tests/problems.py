@@ -64,7 +64,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         return torch.randn(*shape, generator=source, dtype=torch.float64)
 
     shape = (batch, time, heads)
-    square = memory.residual_ or memory.diagonal or not memory.linear
+    square = memory.residual_ or memory.diagonal or not memory.linear or bias.target == "v-k"
     dim_v = dim if square else dim + 1
     several = [algorithm.steps_] if algorithm.steps_ > 1 else []
     q, k = (torch.nn.functional.normalize(draw(*s, dim), dim=-1) for s in (shape, (*shape, *several)))
@@ -75,6 +75,8 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         gates["eta"] = step * draw(*shape, *several).sigmoid()
         if bias.thresholded:
             gates["delta"] = (0.5 + draw(*shape)).exp()
+        if bias.window > 1:
+            gates["gamma"] = draw(*shape).sigmoid()
         if algorithm.decoupled:
             gates["erase"] = 0.5 * draw(*shape, *([dim] if algorithm.erases_channels else [])).sigmoid()
         if algorithm.momentum:
@@ -153,7 +155,7 @@ def deviations(p: Problem, run: Callable[[Problem], tuple[Tensor, State]] = fast
     for name, x in kept.items():
         if name == "position":
             found[name] = float((state[name] != x).any())
-        elif name.startswith(("state", "momentum")):
+        elif name.startswith(("state", "momentum", "window")):
             found[f"out {name}"] = gap(state[name], x)
         elif name.startswith(("frozen", "scale")):
             open_rows = kept["position"] > 0  # a closed chunk's weights are never read again

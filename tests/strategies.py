@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
+from miras_search.bias import Bias
 from miras_search.choice import Choice, variants
 from miras_search.design import Block, Design, refusals
 
@@ -50,7 +51,7 @@ def value(name: str, field: FieldInfo, source: random.Random) -> Any:
     if annotation is bool:
         return source.random() < 0.5
     if name in SMALL:
-        return source.choice(SMALL[name])
+        return source.choice([v for v in SMALL[name] if v is not None or annotation is not field.annotation])
     low, high, closed = bounds(field)
     if annotation is int:
         start = int(low or 0)
@@ -93,7 +94,8 @@ def designs(memory: Callable[[Any], bool] = lambda cls: True, blocks: bool = Fal
 def grid(cls: type[Choice]) -> Iterator[Choice]:
     """Every combination of a variant's words and flags, with its numbers at their default and their closed bounds."""
     axes: list[list[Any]] = []
-    names = [name for name in cls.model_fields if name != "kind"]
+    # Which tokens and vectors a bias is of changes none of its formulas.
+    names = [name for name in cls.model_fields if name != "kind" and name not in Bias.model_fields]
     for name in names:
         field = cls.model_fields[name]
         annotation = plain(field.annotation)

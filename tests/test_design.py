@@ -90,6 +90,37 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"algorithm": GradientDescent(gradient="online", order="decay_first")},
     ),
+    "online-has-no-window": (
+        {"memory": Matrix(), "bias": L2(window=2), "retention": NoRetention(), "algorithm": Newton()},
+        {"bias": L2(window=1)},
+    ),
+    "window-needs-matrix": (
+        {
+            "memory": variants("memory")["vector"](kind="vector"),  # type: ignore[dict-item]
+            "bias": L2(window=2),
+            "retention": NoRetention(),
+            "algorithm": GradientDescent(),
+        },
+        {"memory": Matrix()},
+    ),
+    "features-change-dimension": (
+        {
+            "memory": Mlp(),
+            "bias": Dot(features="polynomial"),
+            "retention": NoRetention(),
+            "algorithm": GradientDescent(),
+        },
+        {"bias": Dot(features="elu")},
+    ),
+    "features-need-scalar-gate": (
+        {
+            "memory": Matrix(),
+            "bias": L2(features="polynomial"),
+            "retention": L2Retention(gate="channel"),
+            "algorithm": GradientDescent(),
+        },
+        {"retention": L2Retention()},
+    ),
     "newton-needs-scalar-gate": (
         {"memory": Matrix(), "bias": L2(), "retention": L2Retention(gate="channel"), "algorithm": Newton()},
         {"retention": L2Retention()},
@@ -257,6 +288,10 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"algorithm": GradientDescent(updates="last_layer")},
         {"algorithm": GradientDescent()},
     ),
+    "p = 2 is l2, window and features kept": (
+        {"bias": Lp(p=2.0, window=3, features="elu")},
+        {"bias": L2(window=3, features="elu")},
+    ),
     "one step a token is the online rule": (
         {"algorithm": MultiStep(steps=1, step=0.5), "retention": L2Retention()},
         {
@@ -297,6 +332,9 @@ def test_equal_functions_have_one_fingerprint(case: str) -> None:
         {"algorithm": GradientDescent(sign="ascent")},
         {"algorithm": GradientDescent(read_order="read_first")},
         {"algorithm": GradientDescent(reach=4.0)},
+        {"bias": L2(window=2)},
+        {"bias": L2(target="v-k")},
+        {"bias": L2(features="elu")},
         {"algorithm": Implicit()},
         {"algorithm": MultiStep()},
         {"algorithm": MultiStep(steps=3)},

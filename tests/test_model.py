@@ -9,6 +9,8 @@ from tolerances import tolerance
 from torch import Tensor
 
 from miras_search import op
+from miras_search.algorithm import GradientDescent
+from miras_search.bias import L2, Bias, Huber
 from miras_search.candidate import Backbone, Candidate
 from miras_search.design import Block
 from miras_search.memory import Cache
@@ -152,6 +154,37 @@ def test_the_zeroed_twin_differs_in_the_memory_alone() -> None:
     late = slice(9, 12)  # beyond the reach of two layers of convolutions of 3 taps
     assert torch.equal(twin(tokens)[:, late], twin(changed)[:, late])
     assert not torch.equal(model(tokens)[:, late], model(changed)[:, late])
+
+
+@pytest.mark.parametrize(
+    "bias", [L2(features="polynomial", window=3), L2(features="elu"), Huber(target="v-k", window=3)], ids=str
+)
+@torch.no_grad()
+def test_the_token_structure_of_a_bias_decodes_as_it_trains(bias: Bias) -> None:
+    """Features, a target and a window over the chunk's start."""
+    base = NAMED["gated-deltanet"].design
+    design = base.model_copy(update={"bias": bias, "algorithm": GradientDescent(chunk=4)})
+    model = build(Candidate(design=design, backbone=Backbone(width=16, layers=1, heads=2)), VOCAB, seed=0)
+    tokens = tokens_of(2, 13)
+    first, state = model.run(tokens[:, :6])
+    parts = [first]
+    for t in range(6, 13):
+        y, state = model.run(tokens[:, t : t + 1], state)
+        parts.append(y)
+    assert gap(torch.cat(parts, 1), model(tokens)) <= tolerance("decode")
+
+
+@torch.no_grad()
+def test_polynomial_features_are_a_kernel() -> None:
+    """Of unit vectors at cosine c: c + c^2 / 2 at initialisation, relative to that of equal ones."""
+    design = NAMED["gated-deltanet"].design.model_copy(update={"bias": L2(features="polynomial")})
+    module = op.load(design)
+    layer = module.Layer(12, 2).double()
+    x, y = torch.nn.functional.normalize(torch.randn(2, 5, 2, 6, dtype=torch.float64), dim=-1)
+    c = (x * y).sum(-1)
+    found = (module.lift(x, layer.degrees) * module.lift(y, layer.degrees)).sum(-1)
+    assert gap(found, c + 0.5 * c * c) <= tolerance("float32")  # a_2 is float32
+    assert module.key_size(6) == design.bias.lifted(6) == module.lift(x, layer.degrees).shape[-1]
 
 
 @torch.no_grad()

@@ -90,7 +90,10 @@ def scanned(design: Design) -> bool:
         (not retention.linear and algorithm.read_ == "exact")
         or retention.klass != "dual"
         or algorithm.orthogonal
-        or (retention.gated in ("channel", "row") and (not _one_matrix(design.memory) or algorithm.momentum))
+        or (
+            retention.gated in ("channel", "row")
+            and (not _one_matrix(design.memory) or algorithm.momentum or design.bias.window > 1)
+        )
     )
 
 
@@ -101,7 +104,7 @@ def derived(design: Design) -> bool:
         return False
     if algorithm.online or algorithm.least_squares:
         return False
-    if algorithm.read_first or algorithm.last_only or algorithm.orthogonal:
+    if algorithm.read_first or algorithm.last_only or algorithm.orthogonal or design.bias.window > 1:
         return False
     gates = ("none", "scalar", "channel") if scanned(design) else ("none", "scalar")
     if retention.gated not in gates or (scanned(design) and algorithm.read_ == "stale"):
@@ -139,6 +142,9 @@ def flags(design: Design) -> dict[str, Any]:
         "CACHE": not memory.parametric,
         "WINDOW": getattr(memory, "window", None) or 0,
         "STATE_FREE": design.state_free,
+        "SPAN": bias.window,
+        "SHIFTED": bias.target == "v-k",
+        "FEATURES": bias.features,
         "THRESHOLDED": bias.thresholded,
         "THRESHOLD": bias.threshold_,
         "DELTA_START": bias.delta_,
@@ -251,6 +257,10 @@ def equations(design: Design) -> str:
     plus, minus = ("-", "+") if algorithm.ascent else ("+", "-")
     read_at = "t-1" if algorithm.read_first else "t"
     lines = []
+    if design.bias.features != "identity":
+        lines.append(f"q_t, k_t <- {'elu(x) + 1' if design.bias.features == 'elu' else '[a_1 x, a_2 x (x) x]'} of them")
+    if design.bias.target == "v-k":
+        lines.append("v_t <- v_t - k_t")
     if algorithm.implicit:
         lines.append("eta_t <- eta_t / (1 + eta_t ||k_t||^2)")
     if algorithm.least_squares:
@@ -272,7 +282,10 @@ def equations(design: Design) -> str:
         lines.append(f"W_t = {kept} {plus} eta_t v_t {key}',   y_t = W_{read_at} q_t")
     else:
         where = "" if design.state_free else f"   W = {start}, t' the start of the chunk of {algorithm.chunk_} tokens"
-        lines.append(f"g_t = d l(M(W, k_t), v_t) / dW{where}")
+        if design.bias.window > 1:
+            lines.append(f"g_t = sum of gamma_i d l(M(W, k_i), v_i) / dW, i = t-{design.bias.window - 1} ... t{where}")
+        else:
+            lines.append(f"g_t = d l(M(W, k_t), v_t) / dW{where}")
         momentum, move = "", f"{minus} eta_t g_t"
         if algorithm.orthogonal:
             momentum, move = "N_t = mu_t N_t-1 - g_t,   ", f"{plus} eta_t NS(N_t)"

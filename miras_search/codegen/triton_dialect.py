@@ -53,7 +53,7 @@ def has_kernels(design: Design) -> str:
     if algorithm.online:
         return "delta" if algorithm.steps_ == 1 and not algorithm.least_squares else ""
     written = memory.depth_ in (1, 2) and memory.inputs_ == 1 and not memory.offset_
-    learned = algorithm.chunk_ <= 64 and not (algorithm.orthogonal or algorithm.last_only)
+    learned = algorithm.chunk_ <= 64 and not (algorithm.orthogonal or algorithm.last_only) and design.bias.window == 1
     if not (written and learned) or algorithm.read_ == "stale" or algorithm.read_first:
         return ""
     if memory.linear and retention.linear and not algorithm.momentum:

@@ -33,6 +33,8 @@ from miras_search.codegen.skeletons.slots import (
     ORTHOGONAL,
     READ,
     READ_FIRST,
+    SHIFTED,
+    SPAN,
     STATE_FREE,
     STEPS,
     WINDOW,
@@ -48,6 +50,8 @@ from miras_search.codegen.skeletons.slots import (
 def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Tensor:
     """The definition, token by token: W frozen at the chunk's start, g = dl/dW by autograd, write, then read."""
     batch, time, heads, _ = q.shape
+    if SHIFTED:
+        v = v - k
     states = [initial[f"state_{i}"].expand(batch, -1, -1, -1) for i in range(LAYERS)]
     if MOMENTUM:
         momenta = [torch.zeros_like(s) for s in states]
@@ -76,7 +80,10 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             if READ == "lagged":
                 scales = [retention_scale(s) for s in states]
         frozen = [w if w.requires_grad else w.detach().requires_grad_() for w in frozen]
-        key, value = k[:, t, :, None], v[:, t, :, None]
+        near = slice(t, t + 1)
+        if SPAN > 1:
+            near = slice(max(0, t + 1 - SPAN), t + 1)
+        key, value = k[:, near].transpose(1, 2), v[:, near].transpose(1, 2)
         eta = gates["eta"][:, t, :, None, None]
         if IMPLICIT:
             eta = eta / (1.0 + eta * key.square().sum(-1, keepdim=True))
@@ -89,7 +96,9 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             size = eta
             if ORTHOGONAL:
                 size = torch.ones_like(eta)
-            delta = gates["delta"][:, t, :, None, None] if "delta" in gates else torch.ones_like(eta)
+            if SPAN > 1:
+                size = size * gates["gamma"][:, near].transpose(1, 2)[..., None]
+            delta = gates["delta"][:, near].transpose(1, 2)[..., None] if "delta" in gates else torch.ones_like(eta)
             error = answer - value
             if STATE_FREE:
                 error = value
@@ -146,6 +155,8 @@ def slow_least_squares(
     """The solution of the regression over all tokens so far, token by token."""
     batch, time, heads, dim = q.shape
     moment = initial["state_0"].expand(batch, -1, -1, -1)
+    if SHIFTED:
+        v = v - k
     gram = torch.zeros(batch, heads, dim, dim, dtype=q.dtype)
     answers = []
     for t in range(time):
@@ -161,6 +172,8 @@ def slow_least_squares(
 def slow_steps(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Tensor:
     """Several delta steps a token, one after another."""
     w = initial["state_0"].expand(q.shape[0], -1, -1, -1)
+    if SHIFTED:
+        v = v - k
     answers = []
     for t in range(q.shape[1]):
         if READ_FIRST:
@@ -208,6 +221,7 @@ def check_inputs(
         "erase": 0.3 * draw(*shape, *([dim] if ERASE_CHANNELS else [])).sigmoid(),
     }
     wide = [dim] if GATE in ("channel", "row") else []
+    gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
     initial = {}
@@ -222,6 +236,7 @@ def check_inputs(
         "delta": "delta" in gates,
         "erase": DECOUPLED,
         "log_mu": MOMENTUM,
+        "gamma": SPAN > 1,
         "log_alpha": GATE != "none",
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}

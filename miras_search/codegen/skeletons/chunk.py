@@ -27,7 +27,9 @@ from miras_search.codegen.skeletons.slots import (
     READ,
     READ_FIRST,
     SCAN,
+    SPAN,
     STEPS,
+    THRESHOLDED,
     retention_feedback,
     retention_psi,
     retention_scale,
@@ -164,24 +166,67 @@ def diagonal_online(
     return torch.cat(answers, -2), state
 
 
+def join_window(
+    past: list[Tensor], tokens: list[Tensor], filled: Tensor | None
+) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """The tokens of a chunk behind those before it that its first tokens still sum over.
+
+    Args:
+        past: k, v, gamma and, with a threshold, delta of the last SPAN - 1 tokens, zero where there was none.
+        tokens: the same of the chunk.
+        filled: `[B, C]`, false where no token sits.
+
+    Returns:
+        both together, `[B, H, SPAN - 1 + C, ...]`; gamma_i where the loss of token i is in that of token t, `[B, H, C, ...]`,
+        else 0; and the `past` of the next chunk.
+    """
+    joined = [torch.cat([a, b], 2) for a, b in zip(past, tokens, strict=True)]
+    size = tokens[0].shape[2]
+    gamma = joined[2]
+    before = torch.arange(2 - SPAN, 1, device=gamma.device)
+    if filled is None:
+        place = torch.arange(1, size + 1, device=gamma.device)
+        gap = place[:, None] - torch.cat([before, place])
+        seen = (gap >= 0) & (gap < SPAN)
+        return joined, gamma[..., None, :] * seen, [x[:, :, -(SPAN - 1) :] for x in joined]
+    # Where slots are empty, tokens are counted: the past ends at 0.
+    place = filled.cumsum(1)
+    every = torch.cat([before.expand(place.shape[0], -1), place], 1)
+    there = torch.cat([torch.ones_like(every[:, : SPAN - 1], dtype=torch.bool), filled], 1)
+    gap = place[:, :, None] - every[:, None, :]
+    seen = (gap >= 0) & (gap < SPAN) & there[:, None, :] & filled[:, :, None]
+    wanted = place[:, -1:] + before
+    taken = ((wanted[:, :, None] == every[:, None, :]) & there[:, None, :]).to(gamma.dtype)[:, None]
+    left = [taken @ x if x.ndim == 4 else (taken @ x[..., None])[..., 0] for x in joined]
+    return joined, gamma[..., None, :] * seen[:, None], left
+
+
 def write_strengths(
-    log_alpha: Tensor, eta: Tensor, log_mu: Tensor | None, filled: Tensor | None
+    log_alpha: Tensor, eta: Tensor, log_mu: Tensor | None, filled: Tensor | None, window: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """How much of the write of token i is in the state at token t.
 
     Returns:
-        strength `[B, H, C, C]`; and with momentum: what of the momentum at the chunk's start is in the state at t
-        `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and `[B, H, 1]`.
+        strength `[B, H, C, C]`, with a window `[B, H, C, SPAN - 1 + C]`; and with momentum: what of the momentum at the chunk's
+        start is in the state at t `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and
+        `[B, H, 1]`.
     """
     l = log_alpha.cumsum(-1)
     decay = lower_decay(l, l)
     if MOMENTUM:
         assert log_mu is not None
         m = log_mu.cumsum(-1)
-        written = lower_decay(m, m) * eta[..., None, :]
+        if SPAN > 1:
+            assert window is not None
+            written = lower_decay(m, m) @ (eta[..., None] * window)
+        else:
+            written = lower_decay(m, m) * eta[..., None, :]
         if filled is not None:
             decay = decay * filled[:, None, None, :]
         return decay @ written, (decay @ m.exp()[..., None])[..., 0], written[..., -1, :], m[..., -1:].exp()
+    if SPAN > 1:
+        assert window is not None
+        return decay @ (eta[..., None] * window), None, None, None
     return decay * eta[..., None, :], None, None, None
 
 
@@ -199,6 +244,7 @@ def chunk_dual(
     norm: list[Tensor],
     log_mu: Tensor | None,
     filled: Tensor | None,
+    window: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """A chunk in its dual, attention-like form: no weights are formed inside it."""
     xs, gs = gradient(frozen, k, v, delta, norm)
@@ -231,7 +277,7 @@ def chunk_dual(
             faded = lower_decay(l.mT, l.mT)  # [B, H, V, C, C]
         z = seen.exp() * (q @ states[0].mT) - torch.einsum("bhti,bhvti,bhiv->bhtv", q @ xs[0].mT, faded, g)
         return head(z, q, norm), new, momenta
-    strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled)
+    strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled, window)
     total = log_alpha.sum(-1)[..., None, None].exp()
     new, new_momenta = [], []
     if READ != "stale":
@@ -301,6 +347,7 @@ def chunk_scan(
     norm: list[Tensor],
     log_mu: Tensor | None,
     filled: Tensor | None,
+    window: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """A chunk token by token: the writes are linear, the mirror map and the reads run on all tokens at once."""
     xs, gs = gradient(frozen, k, v, delta, norm)
@@ -331,7 +378,13 @@ def chunk_scan(
             kept = alpha[..., :, None]
         else:
             kept = alpha[..., None, None]
-        if ORTHOGONAL:
+        if SPAN > 1:
+            assert window is not None
+            if ORTHOGONAL:
+                weight = window
+            else:
+                weight = eta[..., None] * window
+        elif ORTHOGONAL:
             g = gs[i]
             if filled is not None:
                 g = g * filled[:, None, :, None]
@@ -343,7 +396,10 @@ def chunk_scan(
             assert log_mu is not None
             steps = []
             for t in range(q.shape[-2]):
-                write = -g[..., t, :, None] * xs[i][..., t, None, :]
+                if SPAN > 1:
+                    write = -(weight[..., t, :, None] * gs[i]).mT @ xs[i]
+                else:
+                    write = -g[..., t, :, None] * xs[i][..., t, None, :]
                 momentum = log_mu[..., t, None, None].exp() * momentum + write
                 steps.append(momentum)
             writes = eta[..., None, None] * orthogonalise(torch.stack(steps, 2))
@@ -354,6 +410,8 @@ def chunk_scan(
                 path.append(state)
             if ORTHOGONAL:
                 write = writes[:, :, t]
+            elif SPAN > 1:
+                write = -(weight[..., t, :, None] * gs[i]).mT @ xs[i]
             else:
                 write = -g[..., t, :, None] * xs[i][..., t, None, :]
             if MOMENTUM and not ORTHOGONAL:
@@ -424,9 +482,14 @@ def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None,
             scales = [retention_scale(s) for s in states]
             if opens is not None:
                 scales = [
-                    torch.where(opens[:, None, None, None], c, o) for c, o in zip(scales, rest[LAYERS:], strict=True)
+                    torch.where(opens[:, None, None, None], c, o) for c, o in zip(scales, rest[LAYERS:], strict=False)
                 ]
             out += scales
+    if SPAN > 1:
+        past = carry[len(out) :]
+        if fresh is not None:
+            past = [torch.where(fresh.view(-1, *[1] * (x.ndim - 1)), 0.0, x) for x in past]
+        out += past
     return out
 
 
@@ -457,18 +520,28 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     if MOMENTUM:
         momenta, rest = rest[:LAYERS], rest[LAYERS:]
         log_mu = tokens[6]
+    window: Tensor | None = None
+    if SPAN > 1:
+        own = [k, v, tokens[-1]]
+        if THRESHOLDED:
+            own.append(delta)
+        past, rest = rest[-len(own) :], rest[: -len(own)]
+        joined, window, past = join_window(past, own, filled)
+        k, v = joined[:2]
+        if THRESHOLDED:
+            delta = joined[3]
+        else:
+            delta = torch.ones_like(joined[2])
     if CHUNKED:
         frozen = rest[:LAYERS]
     elif MIRROR:
         frozen = [retention_psi(s) for s in states]
     else:
         frozen = states
-    if SCAN:
-        y, states, momenta = chunk_scan(
-            states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
-        )
-    else:
-        y, states, momenta = chunk_dual(
-            states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled
-        )
+    own_form = chunk_scan if SCAN else chunk_dual
+    y, states, momenta = own_form(
+        states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled, window
+    )
+    if SPAN > 1:
+        rest = [*rest, *past]
     return [y, *states, *momenta, *rest]

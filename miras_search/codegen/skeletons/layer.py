@@ -24,6 +24,7 @@ from miras_search.codegen.skeletons.slots import (
     DIAGONAL,
     ERASE_CHANNELS,
     EXPANSION,
+    FEATURES,
     GATE,
     INPUTS,
     KEY_TIED,
@@ -44,6 +45,7 @@ from miras_search.codegen.skeletons.slots import (
     ROPE,
     SCHEDULE,
     SHUFFLED,
+    SPAN,
     STATE_FREE,
     STEP,
     STEP_GATED,
@@ -151,7 +153,7 @@ def inner_step(start: list[Tensor], dim: int) -> float:
         total = 0.0
         with torch.enable_grad():
             for _ in range(4):
-                key = torch.nn.functional.normalize(torch.randn(1, dim, generator=draw, **cpu), dim=-1)
+                key = torch.nn.functional.normalize(torch.randn(1, key_size(dim), generator=draw, **cpu), dim=-1)
                 if MIRROR:
                     weights = [retention_psi(s) for s in leaves]
                 else:
@@ -183,13 +185,28 @@ def threshold_start(dim: int) -> float:
     return DELTA_START
 
 
+def key_size(dim: int) -> int:
+    """The dimension of keys and queries in the memory."""
+    if FEATURES == "polynomial":
+        return dim + dim * (dim + 1) // 2
+    return dim
+
+
+def lift(x: Tensor, scale: Tensor) -> Tensor:
+    """`[..., H, D]` to x and its products by twos, so that y'x becomes scale_1^2 y'x + scale_2^2 (y'x)^2; `scale` [H, 2]."""
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    twice = torch.where(i == j, 1.0, math.sqrt(2.0)).to(x.dtype)
+    return torch.cat([scale[:, :1] * x, scale[:, 1:] * twice * x[..., i] * x[..., j]], -1)
+
+
 def weight_shapes(dim: int) -> list[tuple[int, int]]:
     """`(out, in)` of the memory's weights for keys and values of this size."""
+    keys = key_size(dim)
     if DIAGONAL:
         return [(1, dim)]
     if INPUTS == 2:
-        return [(EXPANSION * dim, dim), (EXPANSION * dim, dim), (dim, EXPANSION * dim)]
-    sizes = [dim, *[EXPANSION * dim] * (LAYERS - 1), dim]
+        return [(EXPANSION * keys, keys), (EXPANSION * keys, keys), (dim, EXPANSION * keys)]
+    sizes = [keys, *[EXPANSION * keys] * (LAYERS - 1), dim]
     extra = 1 if OFFSET else 0
     return [(o, i + extra) for i, o in pairwise(sizes)]
 
@@ -248,7 +265,11 @@ class Layer(nn.Module):
                 draws = [torch.randn(heads, *shape) for shape in weight_shapes(dim)]
                 self.start = nn.ParameterList(retention_initial(z) for z in draws)
             if LEAST_SQUARES:
-                self.ridge = nn.Parameter(torch.empty(heads, dim))
+                self.ridge = nn.Parameter(torch.empty(heads, key_size(dim)))
+            if SPAN > 1:
+                self.gamma = nn.Linear(width, heads)
+            if FEATURES == "polynomial":
+                self.degrees = nn.Parameter(torch.empty(heads, 2))
             if NORM:
                 self.norm_weight = nn.Parameter(torch.ones(heads, dim))
                 self.norm_bias = nn.Parameter(torch.zeros(heads, dim))
@@ -281,6 +302,12 @@ class Layer(nn.Module):
             nn.init.constant_(last.get_parameter("bias"), -math.log(REACH - 1.0))
         if MOMENTUM:
             nn.init.constant_(self.mu.bias, MU_START)
+        if SPAN > 1:
+            nn.init.zeros_(self.gamma.bias)
+        if FEATURES == "polynomial":
+            nn.init.constant_(self.degrees, 1.0)
+            with torch.no_grad():
+                self.degrees[:, 1] = math.sqrt(0.5)
         if LEAST_SQUARES:
             nn.init.constant_(self.ridge, math.log(math.expm1(RIDGE_START - 0.25)))
         if THRESHOLD == "data":
@@ -339,6 +366,8 @@ class Layer(nn.Module):
                 eta = eta * torch.sigmoid(-mu)
         if STEPS > 1:
             eta = eta.view(*x.shape[:2], self.heads, STEPS)
+        if SPAN > 1:
+            found["gamma"] = 2.0 / SPAN * torch.sigmoid(self.gamma(x))
         if THRESHOLDED:
             if THRESHOLD == "fixed":
                 found["delta"] = torch.full_like(eta, threshold_start(self.dim))
@@ -398,15 +427,22 @@ class Layer(nn.Module):
             own = v.flatten(2)
             out_state["values"] = next_history(own, past, None, length)
             v = earlier_values(own, age, past).view_as(v)
-        if QK_NORM:
+        if QK_NORM and FEATURES != "elu":
             q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
         if ROPE:
             q, k = rotate(q, age), rotate(k, age)
+        if FEATURES == "elu":
+            q, k = torch.nn.functional.elu(q) + 1.0, torch.nn.functional.elu(k) + 1.0
+        if FEATURES == "polynomial":
+            q, k = lift(q, self.degrees), lift(k, self.degrees.repeat(STEPS, 1))
+        if QK_NORM and FEATURES != "identity":
+            q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
+            k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
         if STEPS > 1:
             k, v = (x.unflatten(2, (STEPS, self.heads)).transpose(2, 3) for x in (k, v))
         if ZEROED:
-            y = torch.zeros_like(q)
+            y = q.new_zeros(batch, time, self.heads, self.dim)
         elif CACHE:
             if QK_NORM:
                 q = q * self.dim  # logits of sqrt(dim) times the cosine

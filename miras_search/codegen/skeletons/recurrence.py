@@ -21,7 +21,10 @@ from miras_search.codegen.skeletons.slots import (
     LAYERS,
     LEAST_SQUARES,
     MOMENTUM,
+    OFFSET,
     READ,
+    SHIFTED,
+    SPAN,
     STEPS,
     THRESHOLDED,
     TRITON,
@@ -105,6 +108,10 @@ def state_names() -> list[str]:
         names += [f"frozen_{i}" for i in layers]
         if READ == "lagged":
             names += [f"scale_{i}" for i in layers]
+    if SPAN > 1:
+        names += ["window_k", "window_v", "window_gamma"]
+        if THRESHOLDED:
+            names.append("window_delta")
     return names
 
 
@@ -120,6 +127,15 @@ def empty_carry(initial: list[Tensor]) -> list[Tensor]:
         carry += [torch.zeros_like(s) for s in initial]
         if READ == "lagged":
             carry += [torch.zeros_like(s[..., :1, :1]) for s in initial]
+    if SPAN > 1:
+        keys = initial[0].shape[-1]
+        if OFFSET:
+            keys = keys - 1
+        shape = (*initial[0].shape[:2], SPAN - 1)
+        carry += [initial[0].new_zeros(*shape, size) for size in (keys, initial[-1].shape[-2])]
+        carry.append(initial[0].new_zeros(shape))
+        if THRESHOLDED:
+            carry.append(initial[0].new_zeros(shape))
     return carry
 
 
@@ -149,6 +165,8 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    if SHIFTED:
+        v = v - k
     if TRITON:
         fits = triton_takes(q, k, v, state)
         if fits:
@@ -188,6 +206,8 @@ def memory(
         if ASCENT:
             erase = -erase
         tokens.append(erase)
+    if SPAN > 1:
+        tokens.append(gates["gamma"])
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))

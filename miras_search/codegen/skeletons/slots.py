@@ -31,6 +31,11 @@ WINDOW = 0
 """Tokens a cache answers from; 0: all."""
 
 STATE_FREE = False
+SPAN = 1
+"""Tokens whose losses are summed."""
+SHIFTED = False
+"""What is written under k is v - k."""
+FEATURES = "identity"
 THRESHOLDED = False
 DELTA_START = 1.0
 """Threshold at initialisation; multiplied by sqrt(dim) if DELTA_NORM."""
