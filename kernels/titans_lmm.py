@@ -15,7 +15,8 @@ y_t = M(S_t, q_t)
 memory: Deep memory M(x) = x + LN(W_n act(... act(W_1 x))).
 bias: Squared error: l = 1/2 ||M(k) - v||^2 (Miras Eq 9; the printed factor 2 is absorbed in the step).
 retention: L2 gate (weight decay): F(W) = 1/2 ||W||^2, psi = identity (Miras Eq 9; Titans' forget gate).
-algorithm: Gradient descent with momentum: M_t = mu_t M_{t-1} - eta_t g_t, S_t = alpha_t S_{t-1} + M_t (Titans, arXiv 2501.00663).
+algorithm: Gradient descent with momentum: M_t = mu_t M_{t-1} - eta_t g_t, S_t = alpha_t S_{t-1} + M_t (Titans, arXiv
+    2501.00663).
 
 Paper: Behrouz et al. 2024, arXiv 2501.00663.
 Fidelity: Momentum and forget gate on a two-layer memory; residual and LayerNorm are Miras', the chunk is ours.
