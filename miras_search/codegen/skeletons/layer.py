@@ -201,9 +201,9 @@ def lift(x: Tensor, scale: Tensor) -> Tensor:
 
 def weight_shapes(dim: int) -> list[tuple[int, int]]:
     """`(out, in)` of the memory's weights for keys and values of this size."""
-    keys = key_size(dim)
     if DIAGONAL:
         return [(1, dim)]
+    keys = key_size(dim)
     if INPUTS == 2:
         return [(EXPANSION * keys, keys), (EXPANSION * keys, keys), (dim, EXPANSION * keys)]
     sizes = [keys, *[EXPANSION * keys] * (LAYERS - 1), dim]
