@@ -13,8 +13,7 @@ y_t = C_t (H_t + diag(ridge))^-1 q_t
 memory: Linear memory M(x) = W x.
 bias: Squared error: l = 1/2 ||M(k) - v||^2 (Miras Eq 9; the printed factor 2 is absorbed in the step).
 retention: L2 gate (weight decay): F(W) = 1/2 ||W||^2, psi = identity (Miras Eq 9; Titans' forget gate).
-algorithm: Exact least squares: H = alpha H + eta k k', C = alpha C + eta v k', y = C (H + Lambda)^-1 q (Mesa, arXiv
-    2506.05233).
+algorithm: Exact least squares: H = alpha H + eta k k', C = alpha C + eta v k', y = C (H + Lambda)^-1 q (Mesa, arXiv 2506.05233).
 
 Paper: von Oswald et al. 2025, arXiv 2506.05233.
 Fidelity: The decayed least squares themselves, solved by Cholesky where the authors run 30 steps of conjugate
