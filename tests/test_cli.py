@@ -163,7 +163,7 @@ def test_near_names_the_nearest_and_what_differs(miras: Cli, tmp_path: Path) -> 
     file.write_text(named.get("memora").to_yaml())
     assert "memora  the same function" in miras.ok("designs", "--near", str(file))
     inside = {entry["name"] for entry in miras.json("designs", "--near", "quickstart") if not entry["distance"]}
-    assert inside == {"yaad-r", "moneta-r"}
+    assert inside == {"deltanet", "gated-deltanet", "yaad-r", "moneta-r"}
 
 
 def test_explain(miras: Cli, here: Path) -> None:

@@ -159,7 +159,7 @@ def test_saved_again_halved_and_fresh(probed: dict[str, Any], name: str) -> None
 
 
 def test_gates_of_a_new_model_start_where_ours_do(probed: dict[str, Any]) -> None:
-    assert probed["folders"]["yaad"]["fresh"] == {"alpha": [[4.0], [4.0]], "eta": [[0.0], [0.0]]}
+    assert probed["folders"]["yaad"]["fresh"] == {"alpha": [[6.0], [6.0]], "eta": [[0.0], [0.0]]}
 
 
 def test_tokenizer_in_the_folder(probed: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -446,11 +447,17 @@ def inside(axis: Axis, value: Any) -> bool:
     return axis.low <= value <= axis.high and abs(steps - round(steps)) < 1e-6
 
 
+@cache
+def loaded(name: str) -> Space:
+    """A shipped space, read and counted once."""
+    return Space.load(name)
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_every_draw_is_in_the_axes_and_builds_or_has_a_code(name: str, seed: int) -> None:
-    on = Space.load(name)
+    on = loaded(name)
     drawn = on.draw(Dice(seed))
     axes = {axis.path: axis for axis in on.axes()}
     expected = {path for path, axis in axes.items() if all(drawn.get(p) == v for p, v in axis.condition)}
