@@ -178,7 +178,9 @@ def _groups(struct: Struct, context: int | None) -> Counter[Group]:
     others = math.prod(d.points() for name, d in struct.fields.items() if name not in deciding)
     if math.prod(d.points() for d in relevant.values()) > LIMIT:
         raise TooMany(struct.kind)
-    attributes = sorted(n for n in names if hasattr(model, n) or n in model.model_fields)
+    # The rules print the kind of a bias, but decide by its properties alone: biases that agree in those are one case.
+    printed = {"kind"} if model.role == "bias" else set()
+    attributes = sorted(n for n in names - printed if hasattr(model, n) or n in model.model_fields)
     groups: Counter[Group] = Counter()
     for values, count in cases(Struct(model, relevant, struct.mark)):
         groups[frozenset(_case(model, v, attributes, checked, context) for v in values)] += count * others
@@ -192,7 +194,7 @@ def _case(model: type[Choice], values: dict[str, Any], names: list[str], checked
         refusal = Refusal("invalid-value", f"{model.variant()}: {error.errors()[0]['msg']}", "change the value")
         return _Case(refusal, (refusal,))
     seen = tuple(_seen(choice, name, context) for name in names)
-    return _Case(choice, (model, *seen))
+    return _Case(choice, seen if model.role == "bias" else (model, *seen))
 
 
 def _seen(choice: Choice, name: str, context: int | None) -> Any:
