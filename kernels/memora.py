@@ -1267,7 +1267,7 @@ if triton is not None:
 
     @triton.jit
     def retention_share_tile(s, numbers):
-        return (tl.exp(s - tl.max(s, axis=1, keep_dims=True)) / tl.sum(tl.exp(s - tl.max(s, axis=1, keep_dims=True)), axis=1, keep_dims=True))
+        return (tl.exp(s - tl.max(s, 1, keep_dims=True)) / tl.sum(tl.exp(s - tl.max(s, 1, keep_dims=True)), 1, keep_dims=True))
 
     @triton.jit
     def retention_mass_tile(s, numbers):

@@ -28,8 +28,8 @@ TRITON: dict[str, str] = {
     "row_mean": "(tl.sum({0}, axis=1, keep_dims=True) / {0}.shape[1])",
     "row_max": "tl.max({0}, axis=1, keep_dims=True)",
     # Written out: the arguments of tl.softmax differ from version to version.
-    "row_softmax": "(tl.exp({0} - tl.max({0}, axis=1, keep_dims=True)) "
-    "/ tl.sum(tl.exp({0} - tl.max({0}, axis=1, keep_dims=True)), axis=1, keep_dims=True))",
+    "row_softmax": "(tl.exp({0} - tl.max({0}, 1, keep_dims=True)) "
+    "/ tl.sum(tl.exp({0} - tl.max({0}, 1, keep_dims=True)), 1, keep_dims=True))",
     "row_softmax_vjp": "({0} * ({1} - tl.sum({0} * ({1}), axis=1, keep_dims=True)))",
     # A tile of one number: the interpreter cannot divide a size, a constexpr, by a tile.
     "row_size": "tl.full([1, 1], {0}.shape[1], tl.float32)",
