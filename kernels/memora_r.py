@@ -2,7 +2,7 @@
 
     memory: {kind: mlp, layers: 2, expansion: 4, activation: gelu, residual: true, norm: true, offset: false}
     bias: {kind: l2, features: identity, target: v, window: 1}
-    retention: {kind: kl, bias: 4.0, axis: row, scale: 0.5, exponent: 0.5, signed: true}
+    retention: {kind: kl, bias: 6.0, axis: row, scale: 0.5, exponent: 0.5, signed: true}
     algorithm: {kind: gradient_descent, step: 1.0, step_gate: data, reach: 2.0, read_order: write_first, sign:
         descent, chunk: 16, read: exact, updates: all, gradient: chunk, order: gradient_first, strengths: tied}
     block: {conv: 4, residual_conv: 0, qk_norm: true, rope: false, output_gate: true, output: memory, values:
@@ -21,7 +21,7 @@ Paper: this project, after arXiv 2504.13173.
 Fidelity: Signed simplex (exponentiated gradient with both signs), c = sqrt(fan_in) / 2. Trains slowly.
 
 Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to check it against a plain loop.
-Fingerprint df4c743a6be3. Needs torch alone. Do not edit: change the design and emit again.
+Fingerprint a371b3672a08. Needs torch alone. Do not edit: change the design and emit again.
 """
 
 import math
@@ -44,7 +44,7 @@ except ImportError:
     triton = None
 
 NAME = "memora-r"
-FINGERPRINT = "df4c743a6be3"
+FINGERPRINT = "a371b3672a08"
 DESIGN = {'memory': {'kind': 'mlp',
             'layers': 2,
             'expansion': 4,
@@ -53,7 +53,7 @@ DESIGN = {'memory': {'kind': 'mlp',
             'norm': True,
             'offset': False},
  'bias': {'kind': 'l2', 'features': 'identity', 'target': 'v', 'window': 1},
- 'retention': {'kind': 'kl', 'bias': 4.0, 'axis': 'row', 'scale': 0.5, 'exponent': 0.5, 'signed': True},
+ 'retention': {'kind': 'kl', 'bias': 6.0, 'axis': 'row', 'scale': 0.5, 'exponent': 0.5, 'signed': True},
  'algorithm': {'kind': 'gradient_descent',
                'step': 1.0,
                'step_gate': 'data',
@@ -84,7 +84,7 @@ SPAN = 1
 DELTA_START = 1.0
 GATE = 'scalar'
 MIRROR = True
-ALPHA_START = 4.0
+ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1

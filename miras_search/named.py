@@ -265,7 +265,7 @@ NAMED: dict[str, Named] = {
         Design(
             memory=Mlp(),
             bias=L2(),
-            retention=Kl(scale=0.5, exponent=0.5, signed=True),
+            retention=Kl(scale=0.5, exponent=0.5, signed=True, bias=6.0),
             algorithm=GradientDescent(chunk=16),
         ),
         "this project, after arXiv 2504.13173",
