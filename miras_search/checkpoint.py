@@ -1,18 +1,18 @@
-"""Files of a trial that survive a kill: a checkpoint in one atomic file, and logs of JSON lines.
+"""The checkpoint of a trial: one atomic file.
 
     checkpoint.safetensors   tensors, and in its header the JSON of everything else: one rename, so never half of it
     checkpoint.json          the same JSON, for people and for tools that read no tensors; never read back
 
-Tensors are named `model.NAME`, `optimiser.SLOT.NAME` and `random.DEVICE`. A line torn by a kill is
-ignored by readers and ended by the next writer.
+Tensors are named `model.NAME`, `optimiser.SLOT.NAME` and `random.DEVICE`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from miras_search import disk
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) 
     text = json.dumps(meta, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    replace(folder / WEIGHTS, save(plain, {"miras_search": text}))
-    replace(folder / READABLE, text.encode())
+    disk.replace(folder / WEIGHTS, save(plain, {"miras_search": text}))
+    disk.replace(folder / READABLE, text)
 
 
 def read(folder: Path, device: str = "cpu") -> Checkpoint | None:
@@ -111,46 +111,3 @@ def remove(folder: Path) -> None:
     """Forget the checkpoint, if there is one."""
     for name in (WEIGHTS, READABLE):
         (folder / name).unlink(missing_ok=True)
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write beside the file, to the disk, then rename over it."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def append(path: Path, line: dict[str, Any], *, sync: bool = False) -> None:
-    """Add a line of JSON; `sync` waits for the disk."""
-    with path.open("ab+") as file:
-        torn = b""
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(torn + json.dumps(line).encode() + b"\n")
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; empty if there is no file."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # torn
-            continue
-    return found
-
-
-def cut(path: Path, last_step: int) -> None:
-    """Drop the lines of a log after `last_step`, and a torn last one."""
-    if path.exists():
-        kept = [line for line in lines(path) if line["step"] <= last_step]
-        replace(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))

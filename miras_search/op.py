@@ -16,7 +16,7 @@ from types import ModuleType
 
 from torch import nn
 
-from miras_search import named
+from miras_search import disk, named
 from miras_search.codegen.emit import emit
 from miras_search.design import Design
 
@@ -46,10 +46,7 @@ def write_module(source: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     if not path.exists() or path.read_text() != source:
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(source)
-        Path(temporary).replace(path)
+        disk.replace(path, source)
     return path
 
 

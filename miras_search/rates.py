@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from miras_search import checkpoint
+from miras_search import disk
 from miras_search.ledger import Rates
 from miras_search.space.settings import LrSearch
 from miras_search.trial import Diverged, Progress, Report, Trainer
@@ -99,7 +99,7 @@ class RateSearch:
             value, known["cause"] = None, str(error)
         known["values"].append(value)
         known["tokens"] = self._trainer.tokens if self._trainer is not None else 0
-        checkpoint.replace(path, json.dumps(known).encode())
+        disk.replace(path, json.dumps(known))
         return value, known["cause"]
 
     def _held(self, i: int) -> Trainer:
@@ -141,7 +141,7 @@ class RateSearch:
     def _settle(self, found: Rates) -> Rates:
         """Make the survivor's files those of the trial, and forget the others'. A kill in between loses work, no more."""
         self._trainer = None
-        checkpoint.replace(self.folder / FOUND, found.model_dump_json().encode())
+        disk.replace(self.folder / FOUND, found.model_dump_json())
         place = self._place(self.spec.grid.index(found.best))
         if place.is_dir():
             for file in sorted(place.iterdir()):

@@ -29,11 +29,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from miras_search import disk
 from miras_search.errors import RunError
 from miras_search.ledger import Ledger, now
 
 SPACE, ENVIRONMENT, LOCK = "space.yaml", "environment.json", "lock"
 PACKAGES = ("miras-search", "torch", "triton", "optuna", "pydantic", "ray", "numpy", "pandas", "pyarrow", "tokenizers")
+_ELSEWHERE = "make the folder writable, or start in another one"
 _PATIENCE = 0.5  # seconds; `driver` below holds the lock for microseconds
 
 
@@ -69,10 +71,10 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.mkdir()
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise disk.unwritable(path, error, _ELSEWHERE) from None
         try:
-            write(beside / SPACE, space_yaml)
-            write(beside / ENVIRONMENT, _json(environment() | dict(about or {})))
+            disk.replace(beside / SPACE, space_yaml)
+            disk.replace(beside / ENVIRONMENT, _json(environment() | dict(about or {})))
             (beside / "trials").mkdir()
             beside.rename(path)  # onto an empty folder too, but never onto one with content
         except OSError as error:
@@ -83,7 +85,7 @@ class RunFolder:
                 else:
                     hint = "it is no run and is left alone: give the run another --name"
                 raise RunError("exists already", where=str(path), hint=hint) from None
-            raise _unwritable(path, error) from None
+            raise disk.unwritable(path, error, _ELSEWHERE) from None
         return cls(path)
 
     @classmethod
@@ -130,13 +132,16 @@ class RunFolder:
         Raises:
             RunError: if it cannot be written.
         """
-        path = self.path / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, text)
-        except OSError as error:
-            raise _unwritable(path, error) from None
-        return path
+        return disk.write(self.path / name, text, _ELSEWHERE)
+
+    def source(self, fingerprint: str) -> Path:
+        """The emitted module of a design that was trained in this run."""
+        return self.path / "designs" / f"{fingerprint}.py"
+
+    def keep_source(self, fingerprint: str, text: str) -> None:
+        """Write it, unless it is there."""
+        if not self.source(fingerprint).exists():
+            self.write(f"designs/{fingerprint}.py", text)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[RunFolder]:
@@ -151,7 +156,7 @@ class RunFolder:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise disk.unwritable(path, error, _ELSEWHERE) from None
         try:
             _acquire(fd, path)
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
@@ -199,24 +204,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write(path: Path, text: str) -> None:
-    """Write beside the file, to the disk, then rename over it.
-
-    Raises:
-        OSError: if it cannot be written; the old content is then untouched.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def _acquire(fd: int, path: Path) -> None:
     until = time.monotonic() + _PATIENCE
     while True:
@@ -260,16 +247,6 @@ def _near(path: Path) -> str:
     if known:
         return f"runs in {path.parent}: {', '.join(known[:8])}" + (", ..." if len(known) > 8 else "")
     return f"{path.parent} holds no run: start one with miras-search sweep"
-
-
-def _unwritable(path: Path, error: OSError) -> RunError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    blocked = error.errno in (errno.EEXIST, errno.ENOTDIR)
-    return RunError(
-        f"cannot be written: {'a part of its path is a file' if blocked else error.strerror}",
-        where=str(path),
-        hint="free some space" if full else "make the folder writable, or start in another one",
-    )
 
 
 def _json(value: Any) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from miras_search import checkpoint, heads, op
+from miras_search import checkpoint, disk, heads, op
 from miras_search.candidate import Candidate
 from miras_search.errors import DesignError, MatchError, TaskError
 from miras_search.ledger import Record, Status, trial_key
@@ -176,7 +176,7 @@ class Trainer:
         self.seconds += time.perf_counter() - start
         if self.folder and (self.step % self._every == 0 or self.step in (1, self.steps)):
             line = {"step": self.step, "tokens": self.tokens, "loss": value, "lr": lr, "grad_norm": size}
-            checkpoint.append(self.folder / "steps.jsonl", line | {"seconds": round(self.seconds, 4)})
+            disk.append(self.folder / "steps.jsonl", line | {"seconds": round(self.seconds, 4)})
 
     def _score(self, batch: Batch) -> heads.Scored:
         found = heads.score(self.model, batch, self.device)
@@ -240,7 +240,8 @@ class Trainer:
         found = checkpoint.read(self.folder, device=str(self.device))
         if found is not None and any(found.meta[name] != value for name, value in self._identity().items()):
             found = None
-        checkpoint.cut(self.folder / "steps.jsonl", found.meta["step"] if found else 0)
+        last = found.meta["step"] if found else 0
+        disk.keep(self.folder / "steps.jsonl", lambda line: line["step"] <= last)
         if found is None:
             return False
         tensors, meta = found

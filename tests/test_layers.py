@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1] / "miras_search"
 
 LAYERS = [
     ("errors",),
+    ("disk",),
     ("choice",),
     ("memory", "bias", "retention", "algorithm"),
     ("design",),

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from miras_search import checkpoint, plugin
-from miras_search.checkpoint import lines
+from miras_search.disk import lines
 from miras_search.errors import RunError, TaskError
 from miras_search.ledger import Ledger, Record
 from miras_search.results import load_results

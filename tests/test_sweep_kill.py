@@ -51,7 +51,7 @@ def main(folder: Path, kills: int) -> None:
     """Run undisturbed once; then kill at writes of every kind and at random times, and resume until done."""
     from rich.console import Console
 
-    from miras_search import checkpoint, trial
+    from miras_search import disk, trial
     from miras_search.candidate import Candidate
     from miras_search.ledger import Ledger
     from miras_search.space import Space
@@ -95,12 +95,13 @@ def main(folder: Path, kills: int) -> None:
             def die() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-            replace, append, commit = checkpoint.replace, checkpoint.append, Ledger.append
+            replace, append, commit = disk.replace, disk.append, Ledger.append
 
-            def replace_(path: Path, content: bytes) -> None:
+            def replace_(path: Path, content: bytes | str) -> None:
                 if tick():
                     if half:
-                        path.with_name(path.name + ".0.tmp").write_bytes(content[: len(content) // 2])
+                        whole = content.encode() if isinstance(content, str) else content
+                        path.with_name(f".{path.name}.0.tmp").write_bytes(whole[: len(whole) // 2])
                     die()
                 replace(path, content)
 
@@ -120,7 +121,7 @@ def main(folder: Path, kills: int) -> None:
                     die()
                 commit(self, record)
 
-            checkpoint.replace, checkpoint.append = replace_, append_
+            disk.replace, disk.append = replace_, append_
             Ledger.append = commit_  # type: ignore[method-assign]
             go(name)
 

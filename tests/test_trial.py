@@ -18,7 +18,7 @@ from torch import nn
 from miras_search import checkpoint, model, named, trial
 from miras_search.algorithm import GradientDescent
 from miras_search.candidate import Backbone, Candidate, Optimiser
-from miras_search.checkpoint import lines
+from miras_search.disk import lines
 from miras_search.ledger import Record, trial_key
 from miras_search.optimiser import rate
 from miras_search.tasks import Mqar

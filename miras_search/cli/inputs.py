@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -232,23 +230,6 @@ def _from_file(path: Path, shown: str) -> Design:
         problems.add(node.name_mark, str(first.get("ctx", {}).get("error", first["msg"])))
         problems.check()
         raise AssertionError from error
-
-
-def write(file: Path, text: str) -> None:
-    """Replace a file: the old content or the new, never half of it.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise RunError(f"cannot be written: {error.strerror}", where=str(file), hint="choose another with -o") from None
 
 
 def tasks() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miras_search import checkpoint
+from miras_search import disk
 from miras_search.runs import RunFolder
 from miras_search.search import Leader, leaders, outcomes
 from miras_search.space import Space
@@ -106,7 +106,7 @@ def _near(file: str | Path) -> str:
 def _at_work(run: RunFolder, ended: set[str]) -> list[AtWork]:
     found = []
     for folder in sorted((run.path / "trials").glob("*")):
-        events = checkpoint.lines(folder / "status.jsonl") if folder.name not in ended else []
+        events = disk.lines(folder / "status.jsonl") if folder.name not in ended else []
         if not events or events[-1]["event"] in ("end", "gone"):
             continue
         last = _last_line(folder / "steps.jsonl")
@@ -116,7 +116,7 @@ def _at_work(run: RunFolder, ended: set[str]) -> list[AtWork]:
 
 def _last_line(path: Path) -> dict[str, Any]:
     """The last whole line of a log of JSON lines; empty if there is none."""
-    for line in reversed(checkpoint.lines(path)):
+    for line in reversed(disk.lines(path)):
         return dict(line)
     return {}
 

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from miras_search import __version__
+from miras_search import __version__, disk
 from miras_search.errors import MirasError
 
 PROGRAM = "miras-search"
@@ -112,9 +112,8 @@ def write(text: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
         return
-    from miras_search.cli import inputs
 
-    inputs.write(out, text)
+    disk.write(out, text, "choose another with -o")
     say(f"written to {out}")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from miras_search import disk
 from miras_search.cli.terminal import (
     PROGRAM,
     Executor,
@@ -196,7 +197,7 @@ def emit(
     found = inputs.design(design).canonical()
     source = emit_source(found)
     if out is not None:
-        inputs.write(out, source)
+        disk.write(out, source, "choose another with -o")
         say(f"{named.label(found) or found.fingerprint} is in {out}; check it: python {shlex.quote(str(out))}")
     if as_json:
         about = {"name": named.label(found), "fingerprint": found.fingerprint, "structure": found.structure}

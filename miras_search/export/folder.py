@@ -78,7 +78,7 @@ def export(
             where=str(folder.path),
             hint="export a trial of another task, by its key",
         )
-    emitted = [folder.path / "designs" / f"{design.fingerprint}.py" for design in candidate.memories]
+    emitted = [folder.source(design.fingerprint) for design in candidate.memories]
     measured = record.model_dump(
         mode="json", exclude={"schema_version", "candidate", "assignment", "rungs", "rejected"}
     )

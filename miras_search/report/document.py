@@ -9,7 +9,6 @@ carry the exact value in `data-value`.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from miras_search import disk
 from miras_search.errors import RunError
 from miras_search.report import figures, tables, wording
 from miras_search.report.findings import Findings, findings
@@ -84,7 +84,7 @@ def render(runs: Iterable[RunLike] | RunLike, out: Path | str) -> Path:
         RunError: if a run is missing or empty, or the file cannot be written.
     """
     frame, steps, path = *_load(runs), Path(out)
-    return _write(path, page(frame, steps))
+    return disk.write(path, page(frame, steps), "choose another file with -o")
 
 
 def render_markdown(runs: Iterable[RunLike] | RunLike, out: Path | str) -> Path:
@@ -98,7 +98,7 @@ def render_markdown(runs: Iterable[RunLike] | RunLike, out: Path | str) -> Path:
         RunError: if a run is missing or empty, or the file cannot be written.
     """
     frame, _, path = *_load(runs), Path(out)
-    return _write(path, markdown(frame))
+    return disk.write(path, markdown(frame), "choose another file with -o")
 
 
 def page(frame: pd.DataFrame, steps: pd.DataFrame) -> str:
@@ -169,30 +169,13 @@ def save_figures(runs: Iterable[RunLike] | RunLike, folder: Path | str, kinds: I
                 try:
                     written.append(figures.save(figure, file))  # type: ignore[arg-type]
                 except OSError as error:
-                    raise RunError(
-                        f"cannot be written: {error.strerror}", where=str(file), hint="choose another folder"
-                    ) from None
+                    raise disk.unwritable(file, error, "choose another folder") from None
     return written
 
 
 def _load(runs: Iterable[RunLike] | RunLike) -> tuple[pd.DataFrame, pd.DataFrame]:
     given: list[RunLike] = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
     return load_results(*given), load_steps(*given)
-
-
-def _write(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise RunError(
-            f"cannot be written: {error.strerror}", where=str(path), hint="choose another file with -o"
-        ) from None
-    return path
 
 
 def _first_screen(found: Findings) -> list[str]:

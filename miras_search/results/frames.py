@@ -30,6 +30,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json as pa_json
 
+from miras_search import disk
 from miras_search.choice import variants
 from miras_search.design import Design
 from miras_search.errors import DesignError, RunError
@@ -97,17 +98,12 @@ def write_parquet(frame: pd.DataFrame, file: RunLike) -> Path:
         RunError: if the file cannot be written.
     """
     path = Path(file)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(beside, index=False)
-        beside.replace(path)
+        with disk.replacing(path) as beside:
+            frame.to_parquet(beside, index=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise RunError(
-            f"cannot be written: {error.strerror}", where=str(path), hint="choose a folder you may write to"
-        ) from None
+        raise disk.unwritable(path, error, "choose a folder you may write to") from None
     return path
 
 

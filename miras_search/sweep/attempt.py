@@ -24,11 +24,12 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from miras_search import checkpoint, op
+from miras_search import checkpoint, disk, op
 from miras_search.candidate import Candidate
 from miras_search.choice import variants
 from miras_search.ledger import Rates, Record, Status, now
 from miras_search.rates import RateSearch
+from miras_search.runs import RunFolder
 from miras_search.sweep.job import NOTES, STATUS, Event, Job, outcome
 from miras_search.tasks import Task
 from miras_search.trial import Progress, Trainer, failed, finish
@@ -115,7 +116,7 @@ class Attempt:
                     raise Held(f"trial {self.job.key} is held by another process") from None
                 time.sleep(0.1)
         self._lock = lock
-        history = checkpoint.lines(self.folder / STATUS)
+        history = disk.lines(self.folder / STATUS)
         over = outcome(self.job.record, history)
         if over is None:
             self._attempts = 1 + sum(line["event"] == "start" for line in history)
@@ -188,16 +189,9 @@ class Attempt:
         cache = Path(job.cache) if job.cache else None
         trainer = Trainer(candidate, task, job.budget, job.record.seed, folder, job.threads, cache=cache)
         trainer.restore()
-        self._keep_source(candidate)
-        return trainer
-
-    def _keep_source(self, candidate: Candidate) -> None:
-        """The modules that are trained, for the run's folder: designs/FINGERPRINT.py."""
         for design in candidate.memories:
-            kept = self.folder.parent.parent / "designs" / f"{design.fingerprint}.py"
-            if not kept.exists():
-                kept.parent.mkdir(exist_ok=True)
-                checkpoint.replace(kept, op.source(design).encode())
+            RunFolder(self.folder.parent.parent).keep_source(design.fingerprint, op.source(design))
+        return trainer
 
     def _ask(self) -> Event:
         assert self._trainer is not None
@@ -235,4 +229,4 @@ class Attempt:
         return Progress(over.tokens, self.job.budget, over.steps, over.steps, float("nan"), over.seconds)
 
     def _note(self, **line: Any) -> None:
-        checkpoint.append(self.folder / STATUS, line, sync=True)
+        disk.append(self.folder / STATUS, line, sync=True)

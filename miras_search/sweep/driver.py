@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from miras_search import checkpoint
+from miras_search import checkpoint, disk
 from miras_search.ledger import Record, Status
 from miras_search.results import load_results
 from miras_search.runs import RunFolder
@@ -139,7 +139,7 @@ class Driver:
             return None
         job = self._queue.popleft()
         self._jobs[job.key] = job
-        history = checkpoint.lines(Path(job.folder) / STATUS)
+        history = disk.lines(Path(job.folder) / STATUS)
         self._seen[job.key] = lost(job.record, "pruned", "", history)
         self._monitor.started(job.record)
         return job
@@ -260,7 +260,7 @@ class Driver:
     def on_lost(self, key: str, cause: str) -> None:
         """A worker is gone and another will try."""
         if key in self._jobs:
-            checkpoint.append(self.run.trial(key) / STATUS, {"event": "lost", "cause": cause}, sync=True)
+            disk.append(self.run.trial(key) / STATUS, {"event": "lost", "cause": cause}, sync=True)
             self._monitor.note(f"trial {key}: its worker was lost, trying again ({cause})")
 
     def on_crash(self, key: str, status: Status, cause: str) -> None:
@@ -270,10 +270,10 @@ class Driver:
             return
         path = self.run.trial(key) / STATUS
         path.parent.mkdir(parents=True, exist_ok=True)
-        over = outcome(job.record, checkpoint.lines(path))
+        over = outcome(job.record, disk.lines(path))
         if over is None:
-            checkpoint.append(path, {"event": "gone", "status": status, "cause": cause}, sync=True)
-            over = lost(job.record, status, cause, checkpoint.lines(path))
+            disk.append(path, {"event": "gone", "status": status, "cause": cause}, sync=True)
+            over = lost(job.record, status, cause, disk.lines(path))
         self._commit(over)
 
     def on_tick(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from miras_search import checkpoint, op
+from miras_search import disk, op
 from miras_search import trial as trials
 from miras_search.candidate import Backbone, Candidate, Part
 from miras_search.design import Design
@@ -162,7 +162,7 @@ def train(
         if kept is not None and record.status != "cancelled":
             kept.ledger.append(record)
             for design in setup.candidate.memories:
-                kept.write(f"designs/{design.fingerprint}.py", op.source(design))
+                kept.keep_source(design.fingerprint, op.source(design))
             keep_results(kept.path)
     return record
 
@@ -263,7 +263,7 @@ def again(run: RunFolder, then: Record, *, threads: int = 1, console: Console) -
 
 def _loss(folder: Path) -> float | None:
     """The last logged training loss; None if the log is gone."""
-    found = checkpoint.lines(folder / "steps.jsonl")
+    found = disk.lines(folder / "steps.jsonl")
     loss = found[-1].get("loss") if found else None
     return float(loss) if loss is not None and math.isfinite(loss) else None
 
