@@ -258,7 +258,7 @@ class Layer(nn.Module):
         out_state |= stored
         last = age[:, -1] + 1 if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0] + 1
         out_state["age"] = last if length is None else torch.where(length > 0, last, start)
-        y = self.read_norm(y).flatten(2)
+        y = self.read_norm(y.to(self.read_norm.weight.dtype)).flatten(2)  # autocast hands over half precision
         y = y * torch.nn.functional.silu(self.gate(x))
         y = self.out(y)
         if valid is not None:

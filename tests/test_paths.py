@@ -209,3 +209,25 @@ def test_inputs_are_not_changed() -> None:
         for run in (fast, slow):
             run(p)
             assert all(torch.equal(x, before[n]) for n, x in p.leaves.items())
+
+
+@pytest.mark.parametrize("name", ["yaad-r", "memora", "gated-deltanet", "mesanet"])
+def test_autocast_changes_nothing_inside_the_memory(name: str) -> None:
+    """The same bits, forward, backward called inside autocast, and a step of decoding."""
+    exact = ragged(problem(NAMED[name].design, 21, batch=2, heads=1))
+    state = (
+        None if exact.state is None else {n: s.float() if s.is_floating_point() else s for n, s in exact.state.items()}
+    )
+    gates, initial = ({n: x.detach().float() for n, x in group.items()} for group in (exact.gates, exact.initial))
+    q, k, v = (x.detach().float().requires_grad_() for x in (exact.q, exact.k, exact.v))
+    p = replace(exact, q=q, k=k, v=v, gates=gates, initial=initial, state=state)
+
+    def run(half: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y, after = fast(p)
+            found = [y, *torch.autograd.grad(y.square().sum(), [q, k, v])]
+            with torch.no_grad():
+                found.append(fast(p.part(20, 21, after))[0])
+        return found
+
+    assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))

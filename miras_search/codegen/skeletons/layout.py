@@ -3,6 +3,7 @@
 Shape legend: B batch, T time, N chunks, C tokens a chunk, S = N * C slots.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -87,3 +88,13 @@ def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tenso
         groups.append(list(flat[start : start + size]))
         start += size
     return groups
+
+
+def full_precision(backward: Callable[..., tuple[Any, ...]]) -> Any:
+    """A backward that is called inside autocast computes as its forward did."""
+
+    def run(ctx: Any, dy: Tensor, *rest: Tensor) -> tuple[Any, ...]:
+        with torch.autocast(dy.device.type, enabled=False):
+            return backward(ctx, dy, *rest)
+
+    return run

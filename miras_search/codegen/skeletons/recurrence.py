@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
-from miras_search.codegen.skeletons.layout import Layout, plan_layout, split_groups, to_slots, to_tokens
+from miras_search.codegen.skeletons.layout import Layout, full_precision, plan_layout, split_groups, to_slots, to_tokens
 from miras_search.codegen.skeletons.slots import (
     ASCENT,
     CHUNK,
@@ -65,6 +65,7 @@ class Recurrence(torch.autograd.Function):
         return (torch.cat(ys, 2), *carry)
 
     @staticmethod
+    @full_precision
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
@@ -211,13 +212,14 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    if DERIVED:
-        if time == 1 and not torch.is_grad_enabled():
-            y, *carry = walk_step(layout, carry, tokens, first, norm)
+    with torch.autocast(q.device.type, enabled=False):
+        if DERIVED:
+            if time == 1 and not torch.is_grad_enabled():
+                y, *carry = walk_step(layout, carry, tokens, first, norm)
+            else:
+                y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
         else:
-            y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
-    else:
-        y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+            y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     if CHUNKED:
         out["position"] = layout.position

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk
 from miras_search.codegen.skeletons.derived import dual_backward, dual_forward, gate_products
-from miras_search.codegen.skeletons.layout import Layout, split_groups
+from miras_search.codegen.skeletons.layout import Layout, full_precision, split_groups
 from miras_search.codegen.skeletons.scan import scan_backward, scan_forward, scan_products
 from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, LAYERS, MIRROR, MOMENTUM, SCAN, TILE
 
@@ -175,6 +175,7 @@ class Walk(torch.autograd.Function):
         return (y, *out)
 
     @staticmethod
+    @full_precision
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed from its start."""
