@@ -208,7 +208,7 @@ def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
 
 
 def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a channel gate every channel decays by its own."""
+    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
     return (x @ y.mT) * lower_decay(late, early, strict)
 
 
@@ -221,7 +221,7 @@ def per_channel(l: Tensor) -> Tensor:
 def chunk_online(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
+    """The exact delta rule for a tile of tokens (WY form); with a gate of value channels every one of them has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
@@ -542,7 +542,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`, an outer one `[B, T, H, 2 D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -648,7 +648,7 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
-    wide = []
+    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))

@@ -211,11 +211,23 @@ def gradient(
 
 
 def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a channel gate every channel decays by its own."""
+    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
     gap = late[..., :, None, :] - early[..., None, :, :]
     keep = torch.ones_like(gap[..., 0], dtype=torch.bool).tril(-strict)
     gap = gap.masked_fill(~keep[..., None], float("-inf"))
-    return torch.einsum("bhtd,bhid,bhtid->bhti", x, y, gap.exp())
+    return torch.einsum("...td,...id,...tid->...ti", x, y, gap.exp())
+
+
+def chunk_by_channels(state: Tensor, q: Tensor, x: Tensor, g: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers, and the state at the end, where every key channel, every value channel, or both decay by themselves.
+
+    S_t = Diag(rows_t) S_{t-1} Diag(columns_t) - g_t x_t'; log_alpha `[B, H, C, in]`, `[B, H, C, out]`, or one behind the other.
+    """
+    l = log_alpha.cumsum(-2)
+    late, gone = l, 0
+    fade = l[..., -1:, :] - l
+    z = (q * late.exp()) @ state.mT - decayed_products(q, x, late, l, gone) @ g
+    return z, state * l[..., -1:, :].exp() - g.mT @ (x * fade.exp())
 
 
 def chunk_dual(
@@ -236,13 +248,8 @@ def chunk_dual(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """A chunk in its dual, attention-like form: no weights are formed inside it."""
     xs, gs = gradient(frozen, k, v, delta, norm)
-    l = log_alpha.cumsum(-2)
-    end = l[..., -1:, :]
-    g = gs[0] * eta[..., None]
-    written = g.mT @ (xs[0] * (end - l).exp())
-    new = [states[0] * end.exp() - written]
-    z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
-    return head(z, q, norm), new, momenta
+    z, state = chunk_by_channels(states[0], q, xs[0], gs[0] * eta[..., None], log_alpha)
+    return head(z, q, norm), [state], momenta
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
@@ -497,8 +504,9 @@ class Layer(nn.Module):
         mixed = 2 * width  # q and v
         self.qkv = nn.Linear(width, mixed, bias=False)
         self.conv = nn.Parameter(torch.rand(CONV, mixed) * 2.0 / math.sqrt(CONV) - 1.0 / math.sqrt(CONV))
+        channels = dim
         self.alpha = nn.Sequential(
-            nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width)
+            nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), heads * channels)
         )
         self.register_buffer("step", torch.ones(()))
         self.read_norm = nn.RMSNorm(dim, eps=1e-6)
@@ -522,11 +530,11 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`, an outer one `[B, T, H, 2 D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         found = {}
         log_alpha = torch.nn.functional.logsigmoid(self.alpha(x))
-        log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
+        log_alpha = log_alpha.view(*x.shape[:2], self.heads, -1)
         found["log_alpha"] = log_alpha
         found["eta"] = eta
         return found
@@ -633,7 +641,7 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
-    wide = [dim]
+    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))

@@ -469,7 +469,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`, an outer one `[B, T, H, 2 D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         eta = eta * REACH * torch.sigmoid(self.eta(x))
         found = {}
@@ -564,7 +564,7 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
-    wide = []
+    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))

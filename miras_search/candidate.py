@@ -203,13 +203,14 @@ def layer_parameters(design: Design, width: int, heads: int) -> int:
         count += 2 * min(32, width) * width + width
     gates += design.bias.threshold_ == "data"
     count += heads * (design.bias.threshold_ == "learned")
+    channels = {"channel": width, "row": width, "outer": 2 * width}.get(retention.gated, 0)
     if retention.decay_ == "data":
         gates += retention.gated == "scalar"
-        if retention.gated in ("channel", "row"):
+        if channels:
             rank = min(32, width)
-            count += 2 * rank * width + width
+            count += rank * width + (rank + 1) * channels
     if retention.decay_ == "learned":
-        count += heads if retention.gated == "scalar" else width
+        count += channels or heads
     count += gates * heads * (width + 1)
     if memory.initial_ == "learned":
         count += heads * sum(o * i for o, i in memory.weights(design.bias.lifted(dim), dim))

@@ -117,7 +117,7 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"features: {bias.features} gives keys more dimensions than values, which {what} takes as equal",
             "use features: elu, or memory: matrix and target: v",
         )
-    if bias.lifting and (retention.gated == "channel" or algorithm.erases_channels):
+    if bias.lifting and (retention.gated in ("channel", "outer") or algorithm.erases_channels):
         refuse(
             "features-need-scalar-gate",
             f"a channel gate has a number for every dimension of a head, and features: {bias.features} makes more of them",
@@ -138,13 +138,13 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"strengths: channel erases along another vector than the key; memory {memory.kind} keeps its channels apart",
             "use strengths: decoupled, or memory: matrix",
         )
-    if algorithm.tied and (retention.gated in ("none", "row") or retention.decay_ != "data"):
+    if algorithm.tied and (retention.gated not in ("scalar", "channel") or retention.decay_ != "data"):
         refuse(
             "tied-needs-gate",
             f"step_gate: tied writes what a predicted gate forgets, and {retention.kind} predicts none",
             "use retention: l2 with decay: data, or step_gate: data",
         )
-    if algorithm.least_squares and retention.gated in ("channel", "row"):
+    if algorithm.least_squares and retention.gated not in ("none", "scalar"):
         refuse(
             "newton-needs-scalar-gate",
             f"{algorithm.kind} forgets keys and values alike; one a channel would act on one side of its statistics",
@@ -169,10 +169,12 @@ def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algori
             f"weights{' with an offset' if memory.offset_ else ''}",
             "use gate: scalar, or at most two layers without offset",
         )
-    if retention.gated == "row" and (memory.depth_ > 1 or memory.diagonal):
+    if (retention.gated in ("row", "outer") and (memory.depth_ > 1 or memory.diagonal)) or (
+        retention.gated == "outer" and memory.offset_
+    ):
         refuse(
             "row-gate-shape",
-            f"a row gate acts on the rows of a memory of one matrix, and {memory.kind} is none",
+            f"gate: {retention.gated} acts on the rows of a memory of one matrix, and {memory.kind} is none",
             "use gate: scalar, or memory: matrix",
         )
     if memory.diagonal and retention.axis_ == "column":

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from miras_search.algorithm import GradientDescent, Implicit, Momentum, MultiStep, Newton, Nonparametric
+from miras_search.algorithm import GradientDescent, Implicit, Momentum, MultiStep, Muon, Newton, Nonparametric
 from miras_search.bias import L2, Dot, Huber, Lp
 from miras_search.design import Block, Design
 from miras_search.errors import DesignError
@@ -123,6 +123,12 @@ NAMED: dict[str, Named] = {
         "Constant decay exp(-2^(-8 (head + 1) / heads)), the same in every layer where the authors' shrinks with depth; SiLU of q "
         "and k by the block's convolution.",
     ),
+    "decaying-fast-weights": Named(
+        Design(memory=Matrix(), bias=Dot(), retention=L2Retention(gate="outer"), algorithm=_DOT),
+        "Mao 2022, arXiv 2210.04243",
+        "W = (z f') * W + v k', a predicted decay a value channel and a key channel. Both through one bottleneck of 32 where the "
+        "authors have full matrices, sigmoid(w x + 6); unit q and k are the block's.",
+    ),
     "gla": Named(
         Design(memory=Matrix(), bias=Dot(), retention=L2Retention(gate="channel"), algorithm=_DOT),
         "Yang et al. 2023, arXiv 2312.06635",
@@ -217,6 +223,30 @@ NAMED: dict[str, Named] = {
         Design(memory=Mlp(), bias=L2(), retention=L2Retention(), algorithm=Momentum(chunk=16)),
         "Behrouz et al. 2024, arXiv 2501.00663",
         "Momentum and forget gate on a two-layer memory; residual and LayerNorm are Miras', the chunk is ours.",
+    ),
+    "omeganet": Named(
+        Design(
+            memory=Matrix(),
+            bias=L2(features="polynomial", window=8),
+            retention=L2Retention(),
+            algorithm=GradientDescent(chunk=16, step=0.1),
+        ),
+        "Behrouz et al. 2025, arXiv 2505.23735, Eq 9-10",
+        "Omega rule: W = alpha W - eta times the gradient summed over the last 8 tokens, on keys x, x (x) x with learned "
+        "coefficients. Linear memory, which the authors allow beside a deep one; gradients frozen for 16 tokens, so that the step "
+        "is 0.1; the window is not printed, the features have unit length.",
+    ),
+    "atlas": Named(
+        Design(
+            memory=Matrix(),
+            bias=L2(features="polynomial", window=8),
+            retention=L2Retention(),
+            algorithm=Muon(chunk=16),
+        ),
+        "Behrouz et al. 2025, arXiv 2505.23735, Eq 32-33",
+        "omeganet with Muon: S = mu S - g, W = alpha W + eta NS(S), descent as in Eq 33 (their Table 1 has the other sign). NS at "
+        "every token where the authors take it of a chunk's momentum. A linear memory where theirs has two layers: the hidden one "
+        "would be as wide as the lifted keys, and NS there costs the cube of that.",
     ),
     "moneta": Named(
         Design(

@@ -116,9 +116,10 @@ def run(
         q: queries `[B, T, H, K]`, after the bias's features, as the keys.
         k: keys `[B, T, H, K]`.
         v: values `[B, T, H, V]`.
-        gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`; with a last axis K for a channel gate, V for a row gate),
-            `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias), `erase` (decoupled strengths).
-            With a window `gamma`. With n steps a token `eta` is `[B, T, H, n]`, k and v `[B, T, H, n, dim]`.
+        gates: per token, as far as the design has them: `log_alpha` (`[B, T, H]`; with a last axis K for a channel gate, V for a row
+            gate, K + V for an outer one), `eta` (inner step `[B, T, H]`), `log_mu` (momentum), `delta` (threshold of the bias),
+            `erase` (decoupled strengths). With a window `gamma`. With n steps a token `eta` is `[B, T, H, n]`, k and v
+            `[B, T, H, n, dim]`.
         state: what an earlier call returned; none starts a document.
         initial: the memory's learned values: `state_0`, `state_1`, ... `[H, out, in]` (dual state at the start of a document; zeros
             if absent), `norm_weight` and `norm_bias` `[H, V]`; `ridge` `[H, K]` for least squares.
@@ -199,7 +200,7 @@ class _Weights:
         retention, algorithm = self.design.retention, self.design.algorithm
         alpha = [torch.ones_like(s[..., :1, :1]) for s in self.s]
         if retention.gated != "none":
-            alpha = _kept(gate["log_alpha"].exp(), retention.gated, self.design.memory)
+            alpha = _kept(gate["log_alpha"].exp(), retention.gated, self.design.memory, q.shape[-1])
         if algorithm.least_squares:
             return self.solve(alpha[0], q, k, v, gate["eta"], live)
         if algorithm.steps_ > 1:
@@ -348,10 +349,12 @@ def _column(gate: Tensor) -> Tensor:
     return gate[..., None, None]
 
 
-def _kept(alpha: Tensor, gated: str, memory: Memory) -> list[Tensor]:
-    """alpha for every weight matrix: a number, or its input channels (where the key comes in) or output channels."""
+def _kept(alpha: Tensor, gated: str, memory: Memory, keys: int) -> list[Tensor]:
+    """alpha for every weight matrix: a number, its input channels (where the key comes in), its output channels, or both."""
     if gated == "scalar":
         return [_column(alpha)] * memory.depth_
+    if gated == "outer":
+        return [alpha[..., keys:].unsqueeze(-1) * alpha[..., :keys].unsqueeze(-2)]
     rows, columns = alpha.unsqueeze(-1), alpha.unsqueeze(-2)
     return [columns if gated == "channel" and i < memory.inputs_ else rows for i in range(memory.depth_)]
 

@@ -20,6 +20,8 @@ from pydantic import Field
 
 from miras_search.choice import Choice, register
 
+Gate = Literal["none", "scalar", "channel", "row", "outer"]
+
 
 class Retention(Choice):
     """Base of all retention gates."""
@@ -39,8 +41,8 @@ class Retention(Choice):
         return True
 
     @property
-    def gated(self) -> Literal["none", "scalar", "channel", "row"]:
-        """The shape of alpha: absent, `[batch, time, heads]`, or with a last axis of dim_k (`channel`) or dim_v (`row`)."""
+    def gated(self) -> Gate:
+        """The shape of alpha: absent, `[batch, time, heads]`, or with a last axis of dim_k (`channel`), dim_v (`row`) or both (`outer`)."""
         return "none"
 
     @property
@@ -108,7 +110,8 @@ class L2Retention(Retention):
     gate `scalar`: one alpha a token and head. `channel`: one a key channel, on the columns of a matrix, W_t = W_{t-1}
     Diag(alpha_t) - ... (GLA, KDA); in an MLP it acts on the inputs of the first and the outputs of the last layer (the paper's
     alpha in R^d; its action on the 4d-wide side is not printed). `row`: one a value channel, on the rows of a memory of one
-    matrix, W_t = Diag(alpha_t) W_{t-1} - ...
+    matrix, W_t = Diag(alpha_t) W_{t-1} - ... `outer`: both, W_t = Diag(beta_t) W_{t-1} Diag(alpha_t) - ..., which decays an entry by
+    the product of its two (arXiv 2210.04243).
     `decay`: `data` predicts alpha for every token; `learned` learns one constant a head (or channel) in the outer loop;
     `constant` fixes one a head by `schedule`: `retnet` 1 - 2^(-5 - head), `alibi` exp(-2^(-8 (head + 1) / heads)) (Lightning
     attention, arXiv 2401.04658).
@@ -117,7 +120,7 @@ class L2Retention(Retention):
     """
 
     kind: Literal["l2"] = "l2"
-    gate: Literal["scalar", "channel", "row"] = "scalar"
+    gate: Literal["scalar", "channel", "row", "outer"] = "scalar"
     decay: Literal["data", "constant", "learned"] = "data"
     schedule: Literal["retnet", "alibi"] = "retnet"
     bias: float = 6.0
@@ -128,7 +131,7 @@ class L2Retention(Retention):
         return self.model_copy(update=unused)
 
     @property
-    def gated(self) -> Literal["none", "scalar", "channel", "row"]:
+    def gated(self) -> Gate:
         return self.gate
 
     @property
@@ -147,7 +150,7 @@ class _Gated(Retention):
     bias: float = 4.0
 
     @property
-    def gated(self) -> Literal["none", "scalar", "channel", "row"]:
+    def gated(self) -> Gate:
         return "scalar"
 
 

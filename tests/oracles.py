@@ -252,6 +252,63 @@ def longhorn() -> Case:
     return _numerical(p, forward, "numpy, arXiv 2407.14207: argmin eta ||W k - v||^2 + ||W - W'||^2, solved")
 
 
+def decaying_fast_weights() -> Case:
+    """arXiv 2210.04243: every entry of the matrix decays by the product of its row's and its column's gate."""
+    p = problem(NAMED["decaying-fast-weights"].design, 37)
+
+    def forward(given: Mapping[str, Array]) -> Array:
+        dim = given["k"].shape[-1]
+        gate = np.exp(given["log_alpha"])
+        decay = np.einsum("bthv,bthk->bthvk", gate[..., dim:], gate[..., :dim])
+        write = np.einsum("bth,bthv,bthk->bthvk", given["eta"], given["v"], given["k"])
+        w = np.broadcast_to(given["state_0"], write[:, 0].shape)
+        answers = []
+        for t in range(write.shape[1]):
+            w = decay[:, t] * w + write[:, t]
+            answers.append((w * given["q"][:, t, :, None]).sum(-1))
+        return np.stack(answers, 1)
+
+    return _numerical(p, forward, "numpy, arXiv 2210.04243: W = (z f') * W + v k'")
+
+
+def muon(n: Array) -> Array:
+    """Newton-Schulz by what it does to singular values: the quintic, five times, of those of N over its norm."""
+    left, s, right = np.linalg.svd(n / np.sqrt((n * n).sum((-2, -1), keepdims=True) + 1e-14), full_matrices=False)
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    return (left * s[..., None, :]) @ right  # type: ignore[no-any-return]
+
+
+def omega(name: str) -> Case:
+    """arXiv 2505.23735: the Omega rule at weights frozen for 16 tokens, on a linear memory; atlas orthogonalises its momentum."""
+    design = NAMED[name].design
+    p, span = problem(design, CHUNK + 5, batch=1), design.bias.window
+
+    def forward(given: Mapping[str, Array]) -> Array:
+        q, k, v = (np.swapaxes(given[n], 1, 2) for n in ("q", "k", "v"))
+        eta, gamma, alpha = (np.swapaxes(x, 1, 2) for x in (given["eta"], given["gamma"], np.exp(given["log_alpha"])))
+        w = np.broadcast_to(given["state_0"], (len(q), *given["state_0"].shape))
+        n = np.zeros_like(w)
+        answers = []
+        for t in range(q.shape[2]):
+            if t % CHUNK == 0:
+                frozen = w
+            i = slice(max(0, t - span + 1), t + 1)
+            error = gamma[:, :, i, None] * (np.einsum("bhvk,bhik->bhiv", frozen, k[:, :, i]) - v[:, :, i])
+            g = np.einsum("bhiv,bhik->bhvk", error, k[:, :, i])
+            step, kept = eta[:, :, t, None, None], alpha[:, :, t, None, None]
+            if "log_mu" in given:
+                n = np.exp(given["log_mu"][:, t, :, None, None]) * n - g
+                w = kept * w + step * muon(n)
+            else:
+                w = kept * w - step * g
+            answers.append(np.einsum("bhvk,bhk->bhv", w, q[:, :, t]))
+        return np.stack(answers, 1)
+
+    rule = "S = mu S - g, W = alpha W + eta NS(S), NS by singular values" if name == "atlas" else "W = alpha W - eta g"
+    return _numerical(p, forward, f"numpy, arXiv 2505.23735: g over a window of {span}, {rule}")
+
+
 def softmax_attention(name: str) -> Case:
     """The formula, with numpy's exponentials and an explicit mask."""
     p = problem(NAMED[name].design, 37)
@@ -448,6 +505,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "linear-attention": linear_attention,
     "retnet": retnet,
     "lightning-attention": lightning_attention,
+    "decaying-fast-weights": decaying_fast_weights,
     "gla": lambda: gla("gla"),
     "mamba2": mamba2,
     "hgrn2": lambda: gla("hgrn2"),
@@ -458,7 +516,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "deltaproduct": deltaproduct,
     "mesanet": mesanet,
     "ttt-linear": ttt_linear,
-    **{name: lambda name=name: deep(name) for name in RULES},  # type: ignore[misc]
+    **{name: lambda name=name: deep(name) for name in ("ttt-mlp", "titans-lmm")},  # type: ignore[misc]
+    "omeganet": lambda: omega("omeganet"),
+    "atlas": lambda: omega("atlas"),
+    **{name: lambda name=name: deep(name) for name in list(RULES)[2:]},  # type: ignore[misc]
 }
 
 

@@ -82,7 +82,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
         if algorithm.momentum:
             gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
         if retention.gated != "none":
-            wide = {"channel": [dim], "row": [dim_v]}.get(retention.gated, [])
+            wide = {"channel": [dim], "row": [dim_v], "outer": [dim + dim_v]}.get(retention.gated, [])
             gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
         for i, size in enumerate(memory.weights(dim, dim_v)):
             initial[f"state_{i}"] = retention.initial(Xp, draw(heads, *size))

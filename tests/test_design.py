@@ -235,9 +235,10 @@ def test_canonical_is_the_same_function(design: Design, seed: int) -> None:
     p = ragged(problem(canonical, 7, seed=seed), seed)
     raw = replace(p, design=design, state=None)
     expected, _ = slow(replace(p, state=None))
-    if design.retention.gated in ("channel", "row") and canonical.retention.gated == "scalar":
-        side = p.v if design.retention.gated == "row" else p.k
-        wide = p.gates["log_alpha"][..., None].expand(*p.gates["log_alpha"].shape, side.shape[-1])
+    if design.retention.gated not in ("none", "scalar") and canonical.retention.gated == "scalar":
+        dims = {"channel": p.k.shape[-1], "row": p.v.shape[-1], "outer": p.k.shape[-1] + p.v.shape[-1]}
+        wide = p.gates["log_alpha"][..., None].expand(*p.gates["log_alpha"].shape, dims[design.retention.gated])
+        wide = wide / 2.0 if design.retention.gated == "outer" else wide
         raw = replace(raw, gates=p.gates | {"log_alpha": wide})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Design, "canonical", lambda self: self)

@@ -139,6 +139,7 @@ def test_each_design_has_the_family_that_serves_it() -> None:
     outside = [
         design(L2(), L2Retention(gate="channel")),
         design(L2(), L2Retention(gate="row")),
+        design(L2(), L2Retention(gate="outer")),
         design(L2(), algorithm=Muon()),
         design(L2(), algorithm=MultiStep()),
         design(L2(), algorithm=Newton()),

@@ -91,7 +91,7 @@ def scanned(design: Design) -> bool:
         or retention.klass != "dual"
         or algorithm.orthogonal
         or (
-            retention.gated in ("channel", "row")
+            retention.gated not in ("none", "scalar")
             and (not _one_matrix(design.memory) or algorithm.momentum or design.bias.window > 1)
         )
     )
@@ -249,9 +249,12 @@ def equations(design: Design) -> str:
         return f"y_t = sum_i softmax_i(q_t'k_i / sqrt(d)) v_i over the {seen}"
     algorithm, retention = design.algorithm, design.retention
     gate = "" if retention.gated == "none" else "alpha_t "
-    kept = {"none": "W_t-1", "channel": "W_t-1 Diag(alpha_t)", "row": "Diag(alpha_t) W_t-1"}.get(
-        retention.gated, "alpha_t W_t-1"
-    )
+    channels = {
+        "channel": "W_t-1 Diag(alpha_t)",
+        "row": "Diag(alpha_t) W_t-1",
+        "outer": "Diag(beta_t) W_t-1 Diag(alpha_t)",
+    }
+    kept = channels.get(retention.gated, f"{gate}W_t-1")
     psi = "S_t" if retention.linear else "psi(S_t)"
     start = "S_t'" if retention.linear else "psi(S_t')"
     plus, minus = ("-", "+") if algorithm.ascent else ("+", "-")

@@ -67,6 +67,10 @@ def slow_memory(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], in
             alpha = [kept[..., None, :] if i < INPUTS else kept[..., None] for i in range(LAYERS)]
         if GATE == "row":
             alpha = [gates["log_alpha"][:, t, ..., None].exp()]
+        if GATE == "outer":
+            kept = gates["log_alpha"][:, t].exp()
+            columns = q.shape[-1]
+            alpha = [kept[..., columns:, None] * kept[..., None, :columns]]
         if ONLINE:
             if DECAY_FIRST:
                 frozen = [a * s for a, s in zip(alpha, states, strict=True)]
@@ -182,6 +186,11 @@ def slow_steps(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], ini
             w = gates["log_alpha"][:, t].exp()[..., None, None] * w
         if GATE == "channel":
             w = gates["log_alpha"][:, t].exp()[..., None, :] * w
+        if GATE == "row":
+            w = gates["log_alpha"][:, t].exp()[..., None] * w
+        if GATE == "outer":
+            kept = gates["log_alpha"][:, t].exp()
+            w = kept[..., q.shape[-1] :, None] * w * kept[..., None, : q.shape[-1]]
         for j in range(STEPS):
             r = gates["eta"][:, t, :, j, None] * (torch.einsum("bhvk,bhk->bhv", w, k[:, t, :, j]) - v[:, t, :, j])
             if ASCENT:
@@ -220,7 +229,7 @@ def check_inputs(
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([dim] if ERASE_CHANNELS else [])).sigmoid(),
     }
-    wide = [dim] if GATE in ("channel", "row") else []
+    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))

@@ -44,18 +44,18 @@ def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
 
 
 def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a channel gate every channel decays by its own."""
-    if GATE == "channel":
+    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
+    if GATE in ("channel", "outer"):
         gap = late[..., :, None, :] - early[..., None, :, :]
         keep = torch.ones_like(gap[..., 0], dtype=torch.bool).tril(-strict)
         gap = gap.masked_fill(~keep[..., None], float("-inf"))
-        return torch.einsum("bhtd,bhid,bhtid->bhti", x, y, gap.exp())
+        return torch.einsum("...td,...id,...tid->...ti", x, y, gap.exp())
     return (x @ y.mT) * lower_decay(late, early, strict)
 
 
 def per_channel(l: Tensor) -> Tensor:
     """A cumulated log decay, to be multiplied on keys: one number a token, or one a channel."""
-    if GATE != "channel":
+    if GATE not in ("channel", "outer"):
         l = l[..., None]
     return l
 
@@ -63,7 +63,7 @@ def per_channel(l: Tensor) -> Tensor:
 def chunk_online(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form); with a row gate every value channel has a system of its own.
+    """The exact delta rule for a tile of tokens (WY form); with a gate of value channels every one of them has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
@@ -71,11 +71,16 @@ def chunk_online(
     """
     if DIAGONAL:
         return diagonal_online(state, q, k, v, log_alpha, eta, erase)
-    if GATE == "row":
-        # As if every value channel were a head, with one decay a token.
+    if GATE in ("row", "outer"):
+        # As if every value channel were a head, with a decay of its own.
+        if GATE == "row":
+            log_alpha = log_alpha.mT
+        else:
+            columns, rows = log_alpha.split([k.shape[-1], v.shape[-1]], -1)
+            log_alpha = columns.unsqueeze(2) + rows.mT.unsqueeze(-1)
         state, q, k, v = state.unsqueeze(-2), q.unsqueeze(2), k.unsqueeze(2), v.mT.unsqueeze(-1)
-        log_alpha, eta, erase = log_alpha.mT, eta.unsqueeze(2), erase.unsqueeze(2)
-    time_axis = -2 if GATE == "channel" else -1
+        eta, erase = eta.unsqueeze(2), erase.unsqueeze(2)
+    time_axis = -2 if GATE in ("channel", "outer") else -1
     l = log_alpha.cumsum(time_axis)
     if DECAY_FIRST:
         seen = l
@@ -102,7 +107,7 @@ def chunk_online(
     new = state * per_channel(end).exp() + u.mT @ (k * fade)
     if ERASE_CHANNELS:
         new = new - p.mT @ (erased * fade)
-    if GATE == "row":
+    if GATE in ("row", "outer"):
         y, new = y.squeeze(-1).mT, new.squeeze(-2)
     return y, new
 
@@ -135,13 +140,22 @@ def by_steps(log_alpha: Tensor) -> Tensor:
 
 
 def orthogonalise(m: Tensor) -> Tensor:
-    """Five Newton-Schulz iterations (Muon's): the singular values of `[..., out, in]` go to about 1."""
+    """Five Newton-Schulz iterations (Muon's): the singular values of `[..., out, in]` go to about 1.
+
+    X <- (a + b X X' + c (X X')^2) X multiplies X by polynomials of the first X X' alone, so that they are formed on the shorter side.
+    """
     x = m * torch.rsqrt(m.square().sum((-2, -1), keepdim=True) + 1e-14)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+    square = x @ x.mT
+    one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    factors = one
+    for i in range(5):
+        factor = 3.4445 * one - 4.775 * square + 2.0315 * square @ square
+        factors = factor @ factors
+        if i < 4:
+            square = factor @ square @ factor
+    x = factors @ x
     return x.mT if tall else x
 
 
@@ -230,6 +244,35 @@ def write_strengths(
     return decay * eta[..., None, :], None, None, None
 
 
+def chunk_by_channels(state: Tensor, q: Tensor, x: Tensor, g: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers, and the state at the end, where every key channel, every value channel, or both decay by themselves.
+
+    S_t = Diag(rows_t) S_{t-1} Diag(columns_t) - g_t x_t'; log_alpha `[B, H, C, in]`, `[B, H, C, out]`, or one behind the other.
+    """
+    l = log_alpha.cumsum(-2)
+    late, gone = l, 0
+    if READ_FIRST:
+        late, gone = l - log_alpha, 1
+    fade = l[..., -1:, :] - l
+    if GATE == "channel":
+        z = (q * late.exp()) @ state.mT - decayed_products(q, x, late, l, gone) @ g
+        return z, state * l[..., -1:, :].exp() - g.mT @ (x * fade.exp())
+    if GATE == "row":
+        products = q @ x.mT
+        z = late.exp() * (q @ state.mT)
+        new = state * l[..., -1:, :].mT.exp() - (g * fade.exp()).mT @ x
+    else:
+        sizes = [x.shape[-1], g.shape[-1]]
+        (columns, l), (late_columns, late) = l.split(sizes, -1), late.split(sizes, -1)
+        fade_columns, fade = fade.split(sizes, -1)
+        products = decayed_products(q, x, late_columns, columns, gone)
+        z = late.exp() * ((q * late_columns.exp()) @ state.mT)
+        new = l[..., -1:, :].mT.exp() * state * columns[..., -1:, :].exp()
+        new = new - (g * fade.exp()).mT @ (x * fade_columns.exp())
+    faded = lower_decay(late.mT, l.mT, gone)  # [B, H, V, C, C]
+    return z - torch.einsum("bhti,bhvti,bhiv->bhtv", products, faded, g), new
+
+
 def chunk_dual(
     states: list[Tensor],
     frozen: list[Tensor],
@@ -248,35 +291,11 @@ def chunk_dual(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """A chunk in its dual, attention-like form: no weights are formed inside it."""
     xs, gs = gradient(frozen, k, v, delta, norm)
-    if GATE == "channel":
-        l = log_alpha.cumsum(-2)
-        end = l[..., -1:, :]
-        g = gs[0] * eta[..., None]
-        written = g.mT @ (xs[0] * (end - l).exp())
-        new = [states[0] * end.exp() - written]
+    if GATE in ("channel", "row", "outer"):
+        z, state = chunk_by_channels(states[0], q, xs[0], gs[0] * eta[..., None], log_alpha)
         if READ == "stale":
-            return predict(frozen, q, norm), new, momenta
-        if READ_FIRST:
-            before = l - log_alpha
-            z = (q * before.exp()) @ states[0].mT - decayed_products(q, xs[0], before, l, strict=1) @ g
-        else:
-            z = (q * l.exp()) @ states[0].mT - decayed_products(q, xs[0], l, l) @ g
-        return head(z, q, norm), new, momenta
-    if GATE == "row":
-        l = log_alpha.cumsum(-2)
-        end = l[..., -1:, :]
-        g = gs[0] * eta[..., None]
-        new = [states[0] * end.mT.exp() - (g * (end - l).exp()).mT @ xs[0]]
-        if READ == "stale":
-            return predict(frozen, q, norm), new, momenta
-        if READ_FIRST:
-            seen = l - log_alpha
-            faded = lower_decay(seen.mT, l.mT, strict=1)  # [B, H, V, C, C]
-        else:
-            seen = l
-            faded = lower_decay(l.mT, l.mT)  # [B, H, V, C, C]
-        z = seen.exp() * (q @ states[0].mT) - torch.einsum("bhti,bhvti,bhiv->bhtv", q @ xs[0].mT, faded, g)
-        return head(z, q, norm), new, momenta
+            return predict(frozen, q, norm), [state], momenta
+        return head(z, q, norm), [state], momenta
     strength, carried, impulse, kept = write_strengths(log_alpha, eta, log_mu, filled, window)
     total = log_alpha.sum(-1)[..., None, None].exp()
     new, new_momenta = [], []
@@ -376,6 +395,9 @@ def chunk_scan(
             kept = alpha[..., None, :] if i < INPUTS else alpha[..., :, None]
         elif GATE == "row":
             kept = alpha[..., :, None]
+        elif GATE == "outer":
+            columns = q.shape[-1]
+            kept = alpha[..., columns:, None] * alpha[..., None, :columns]
         else:
             kept = alpha[..., None, None]
         if SPAN > 1:

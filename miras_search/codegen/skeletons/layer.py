@@ -249,12 +249,16 @@ class Layer(nn.Module):
                 self.erase = nn.Linear(width, heads)
             if GATE == "scalar" and DECAY == "data":
                 self.alpha: nn.Module = nn.Linear(width, heads)
-            if GATE in ("channel", "row") and DECAY == "data":
+            if GATE not in ("none", "scalar"):
+                channels = dim
+                if GATE == "outer":
+                    channels = 2 * dim
+            if GATE not in ("none", "scalar") and DECAY == "data":
                 self.alpha = nn.Sequential(
-                    nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), width)
+                    nn.Linear(width, min(32, width), bias=False), nn.Linear(min(32, width), heads * channels)
                 )
             if DECAY == "learned":
-                self.alpha_logit = nn.Parameter(torch.empty(*((heads,) if GATE == "scalar" else (heads, dim))))
+                self.alpha_logit = nn.Parameter(torch.empty(*((heads,) if GATE == "scalar" else (heads, channels))))
             if MOMENTUM:
                 self.mu = nn.Linear(width, heads)
             if THRESHOLD == "data":
@@ -336,7 +340,7 @@ class Layer(nn.Module):
         return found
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`)."""
+        """The gates of every token, `[B, T, H]` (a channel or row gate `[B, T, H, D]`, an outer one `[B, T, H, 2 D]`)."""
         eta = self.step.expand(*x.shape[:2], self.heads * STEPS)
         if STEP_GATED:
             eta = eta * REACH * torch.sigmoid(self.eta(x))
@@ -354,8 +358,8 @@ class Layer(nn.Module):
                 log_alpha = log_alpha.expand(*x.shape[:2], *log_alpha.shape)
             else:
                 log_alpha = torch.nn.functional.logsigmoid(self.alpha(x))
-            if GATE in ("channel", "row"):
-                log_alpha = log_alpha.view(*x.shape[:2], self.heads, self.dim)
+            if GATE != "scalar":
+                log_alpha = log_alpha.view(*x.shape[:2], self.heads, -1)
             found["log_alpha"] = log_alpha
             if STEP_TIED:
                 eta = -eta * log_alpha

@@ -44,7 +44,7 @@ THRESHOLD = "none"
 """`data`: predicted for every token; `learned`: one a head; `fixed`."""
 
 GATE = "none"
-"""The shape of alpha: `none`, `scalar`, `channel` (key channels) or `row` (value channels)."""
+"""The shape of alpha: `none`, `scalar`, `channel` (key channels), `row` (value channels) or `outer` (both)."""
 DECAY = "data"
 """`data`: predicted for every token; `learned`: one a head or channel; `constant`: by SCHEDULE."""
 SCHEDULE = "retnet"
