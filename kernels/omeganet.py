@@ -28,6 +28,7 @@ Fingerprint de71d3f7c397. Needs torch alone. Do not edit: change the design and 
 """
 
 import math
+from collections.abc import Callable
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -157,6 +158,16 @@ def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tenso
         groups.append(list(flat[start : start + size]))
         start += size
     return groups
+
+
+def full_precision(backward: Callable[..., tuple[Any, ...]]) -> Any:
+    """A backward that is called inside autocast computes as its forward did."""
+
+    def run(ctx: Any, dy: Tensor, *rest: Tensor) -> tuple[Any, ...]:
+        with torch.autocast(dy.device.type, enabled=False):
+            return backward(ctx, dy, *rest)
+
+    return run
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -372,6 +383,7 @@ class Recurrence(torch.autograd.Function):
         return (torch.cat(ys, 2), *carry)
 
     @staticmethod
+    @full_precision
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
@@ -471,7 +483,8 @@ def memory(
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
-    y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+    with torch.autocast(q.device.type, enabled=False):
+        y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     out["position"] = layout.position
     return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out
@@ -675,7 +688,7 @@ class Layer(nn.Module):
         out_state |= stored
         last = age[:, -1] + 1 if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0] + 1
         out_state["age"] = last if length is None else torch.where(length > 0, last, start)
-        y = self.read_norm(y).flatten(2)
+        y = self.read_norm(y.to(self.read_norm.weight.dtype)).flatten(2)  # autocast hands over half precision
         y = y * torch.nn.functional.silu(self.gate(x))
         y = self.out(y)
         if valid is not None:

@@ -76,8 +76,8 @@ def chunk_online(
         if GATE == "row":
             log_alpha = log_alpha.mT
         else:
-            columns, rows = log_alpha.split([k.shape[-1], v.shape[-1]], -1)
-            log_alpha = columns.unsqueeze(2) + rows.mT.unsqueeze(-1)
+            keys = k.shape[-1]
+            log_alpha = log_alpha[..., :keys].unsqueeze(2) + log_alpha[..., keys:].mT.unsqueeze(-1)
         state, q, k, v = state.unsqueeze(-2), q.unsqueeze(2), k.unsqueeze(2), v.mT.unsqueeze(-1)
         eta, erase = eta.unsqueeze(2), erase.unsqueeze(2)
     time_axis = -2 if GATE in ("channel", "outer") else -1
@@ -262,9 +262,9 @@ def chunk_by_channels(state: Tensor, q: Tensor, x: Tensor, g: Tensor, log_alpha:
         z = late.exp() * (q @ state.mT)
         new = state * l[..., -1:, :].mT.exp() - (g * fade.exp()).mT @ x
     else:
-        sizes = [x.shape[-1], g.shape[-1]]
-        (columns, l), (late_columns, late) = l.split(sizes, -1), late.split(sizes, -1)
-        fade_columns, fade = fade.split(sizes, -1)
+        keys = x.shape[-1]
+        columns, late_columns, fade_columns = l[..., :keys], late[..., :keys], fade[..., :keys]
+        l, late, fade = l[..., keys:], late[..., keys:], fade[..., keys:]
         products = decayed_products(q, x, late_columns, columns, gone)
         z = late.exp() * ((q * late_columns.exp()) @ state.mT)
         new = l[..., -1:, :].mT.exp() * state * columns[..., -1:, :].exp()
