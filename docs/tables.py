@@ -20,11 +20,10 @@ from typing import Any
 import pandas as pd
 
 import miras_search.tasks  # noqa: F401  (registers the tasks)
-from miras_search import algorithm, bias, memory, retention
+from miras_search import algorithm, bias, memory, retention, rules
 from miras_search.choice import Choice
 from miras_search.choice import variants as known
 from miras_search.codegen.dialect import TORCH
-from miras_search.design import refusals
 from miras_search.named import NAMED, verified
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,9 +129,9 @@ def verification() -> str:
 
 def refused() -> str:
     """A row a reason why four choices are no model, with the way out; read from the source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(refusals)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(rules)))
     calls = [
-        n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "refuse"
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "Refusal"
     ]
     calls.sort(key=lambda call: call.lineno)
     return table(

@@ -1,6 +1,6 @@
 """A design: the four choices and the block around the memory. Compatibility, canonical form, identity.
 
-`refusals` says what cannot work and the way out. `canonical` merges descriptions of the same function and resolves every
+`rules` says what cannot work and the way out. `canonical` merges descriptions of the same function and resolves every
 `auto`, so that all that follows sees one form. `fingerprint` names a function; `structure` names its code, with the numbers
 that do not select code left out.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from miras_search.bias import Bias
 from miras_search.choice import Frozen, OneOf
 from miras_search.memory import Memory
 from miras_search.retention import Retention
+from miras_search.rules import refusals
 
 
 class Block(Frozen):
@@ -41,168 +42,11 @@ class Block(Frozen):
     values: Literal["own", "shuffled"] = "own"
 
 
-class Refusal(NamedTuple):
-    """Why a combination is no model: a code to count by, the reason, the way out."""
-
-    code: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}; {self.remedy}"
-
-
-def refusals(memory: Memory, bias: Bias, retention: Retention, algorithm: Algorithm) -> list[Refusal]:
-    """All reasons why these four do not go together; empty if they do."""
-    found: list[Refusal] = []
-
-    def refuse(code: str, message: str, remedy: str) -> None:
-        found.append(Refusal(code, message, remedy))
-
-    if not memory.parametric:
-        if algorithm.parametric:
-            refuse(
-                "cache-algorithm",
-                f"memory {memory.kind} stores its data and has no weights for {algorithm.kind} to write",
-                "use algorithm: nonparametric, or memory: matrix or mlp",
-            )
-        if not (bias.quadratic and bias.plain):
-            shaped = "" if bias.plain else " with features, a target or a window"
-            refuse(
-                "cache-bias",
-                f"memory {memory.kind} is the solution of the l2 bias, not of {bias.kind}{shaped}",
-                "use bias: l2",
-            )
-        if retention.kind != "none":
-            refuse(
-                "cache-retention",
-                f"memory {memory.kind} keeps all it has; {retention.kind} cannot act",
-                "use retention: none",
-            )
-        return found
-    if not algorithm.parametric:
-        refuse(
-            "nonparametric-memory",
-            f"algorithm {algorithm.kind} needs a memory that stores its data, not {memory.kind}",
-            "use memory: cache, or algorithm: gradient_descent",
-        )
-        return found
-    if algorithm.online and not (memory.linear and bias.quadratic and retention.linear):
-        refuse(
-            "online-needs-delta-rule",
-            f"{'gradient: online' if hasattr(algorithm, 'gradient') else algorithm.kind} is exact for an l2 bias on memory "
-            f"matrix with a linear gate, not for {bias.kind} on {memory.kind} with {retention.kind}",
-            "use gradient_descent with gradient: chunk (chunk: 1 is the sequential recurrence)",
-        )
-    if algorithm.online and bias.window > 1:
-        refuse(
-            "online-has-no-window",
-            f"a window of {bias.window} tokens sums gradients at frozen weights; "
-            f"{'gradient: online' if hasattr(algorithm, 'gradient') else algorithm.kind} takes one at a time",
-            "use window: 1, or algorithm: gradient_descent with gradient: chunk",
-        )
-    if bias.window > 1 and memory.diagonal:
-        refuse(
-            "window-needs-matrix",
-            f"memory {memory.kind} is written channel by channel, and no path sums a window of such writes",
-            "use window: 1, or memory: matrix",
-        )
-    if bias.lifting and (memory.residual_ or memory.diagonal or bias.target != "v"):
-        if memory.residual_:
-            what = "a memory with a residual"
-        else:
-            what = f"memory {memory.kind}" if memory.diagonal else "the target v - k"
-        refuse(
-            "features-change-dimension",
-            f"features: {bias.features} gives keys more dimensions than values, which {what} takes as equal",
-            "use features: elu, or memory: matrix and target: v",
-        )
-    if bias.lifting and (retention.gated in ("channel", "outer") or algorithm.erases_channels):
-        refuse(
-            "features-need-scalar-gate",
-            f"a channel gate has a number for every dimension of a head, and features: {bias.features} makes more of them",
-            "use gate: scalar, or features: elu",
-        )
-    if not algorithm.online and (algorithm.decay_first or algorithm.decoupled):
-        what = "order: decay_first" if algorithm.decay_first else f"strengths: {getattr(algorithm, 'strengths', '')}"
-        refuse("online-only", f"{what} is defined for gradient: online only", "use gradient: online, or leave it out")
-    if algorithm.online and algorithm.read_ == "stale":
-        refuse(
-            "online-has-no-chunk",
-            "read: stale reads the weights of the chunk's start; gradient: online has no chunks",
-            "use read: exact, or gradient: chunk",
-        )
-    if algorithm.erases_channels and memory.diagonal:
-        refuse(
-            "channel-erase-needs-matrix",
-            f"strengths: channel erases along another vector than the key; memory {memory.kind} keeps its channels apart",
-            "use strengths: decoupled, or memory: matrix",
-        )
-    if algorithm.tied and (retention.gated not in ("scalar", "channel") or retention.decay_ != "data"):
-        refuse(
-            "tied-needs-gate",
-            f"step_gate: tied writes what a predicted gate forgets, and {retention.kind} predicts none",
-            "use retention: l2 with decay: data, or step_gate: data",
-        )
-    if algorithm.least_squares and retention.gated not in ("none", "scalar"):
-        refuse(
-            "newton-needs-scalar-gate",
-            f"{algorithm.kind} forgets keys and values alike; one a channel would act on one side of its statistics",
-            "use gate: scalar",
-        )
-    if algorithm.read_ == "lagged" and not (retention.scaling or retention.linear):
-        refuse(
-            "lagged-needs-scale",
-            f"read: lagged is defined for maps that scale the state by one number; {retention.kind} is none",
-            "use read: exact",
-        )
-    if memory.initial_ == "zeros" and not retention.linear:
-        refuse(
-            "zero-start",
-            f"a zero initial state is a fixed point or undefined under retention {retention.kind}",
-            "use initial: learned",
-        )
-    if retention.gated == "channel" and (memory.depth_ > memory.inputs_ + 1 or memory.offset_):
-        refuse(
-            "channel-gate-shape",
-            f"a channel gate acts on the inputs of the first and the outputs of the last layer; {memory.kind} has {memory.depth_} "
-            f"weights{' with an offset' if memory.offset_ else ''}",
-            "use gate: scalar, or at most two layers without offset",
-        )
-    if (retention.gated in ("row", "outer") and (memory.depth_ > 1 or memory.diagonal)) or (
-        retention.gated == "outer" and memory.offset_
-    ):
-        refuse(
-            "row-gate-shape",
-            f"gate: {retention.gated} acts on the rows of a memory of one matrix, and {memory.kind} is none",
-            "use gate: scalar, or memory: matrix",
-        )
-    if memory.diagonal and retention.axis_ == "column":
-        refuse(
-            "simplex-of-one",
-            f"a column of memory {memory.kind} has one entry, which axis: column of {retention.kind} would keep constant",
-            "use axis: row",
-        )
-    if memory.diagonal and (algorithm.implicit or algorithm.least_squares):
-        refuse(
-            "closed-form-of-a-matrix",
-            f"algorithm {algorithm.kind} has its closed form for memory matrix, not for {memory.kind}",
-            "use memory: matrix, or algorithm: gradient_descent",
-        )
-    if bias.superlinear and not memory.normalised:
-        refuse(
-            "lp-runs-away",
-            f"{bias.kind} with p > 2 on a memory without LayerNorm diverges within tens of tokens",
-            "use cap: norm (or auto), p <= 2, or an mlp with norm: true",
-        )
-    return found
-
-
 class Design(Frozen):
     """Four choices and the block: one associative memory.
 
     Raises:
-        pydantic.ValidationError: for values out of range, and for choices that do not go together (see `refusals`).
+        pydantic.ValidationError: for values out of range, and for choices that do not go together (see `rules`).
     """
 
     memory: Annotated[Memory, OneOf("memory")]

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from miras_search.bias import Bias
 from miras_search.choice import Choice, variants
-from miras_search.design import Block, Design, refusals
+from miras_search.design import Block, Design
+from miras_search.rules import refusals
 
 SMALL: dict[str, list[Any]] = {"chunk": [1, 3, 4], "window": [None, 1, 3, 7], "expansion": [1, 2, 4]}
 """Integers whose whole range would be slow or would never meet a boundary in a short sequence."""

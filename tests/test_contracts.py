@@ -18,11 +18,12 @@ from miras_search.bias import Bias
 from miras_search.choice import Choice, variants
 from miras_search.codegen.dialect import TORCH
 from miras_search.codegen.lower import Lowered, lower
-from miras_search.design import Design, refusals
+from miras_search.design import Design
 from miras_search.errors import DesignError
 from miras_search.memory import GatedMlp, Memory, Mlp
 from miras_search.reference import Xp
 from miras_search.retention import Bregman, Chi2, ElasticNet, Kl, L2Retention, Lq, NoRetention, Retention, Sphere
+from miras_search.rules import refusals
 
 
 def every(role: str) -> list[Any]:

@@ -22,11 +22,12 @@ from miras_search.algorithm import GradientDescent, Implicit, Momentum, MultiSte
 from miras_search.bias import L1, L2, Dot, Huber, Lp
 from miras_search.choice import variants
 from miras_search.codegen.emit import emit
-from miras_search.design import Block, Design, refusals
+from miras_search.design import Block, Design
 from miras_search.errors import DesignError
 from miras_search.memory import Cache, Matrix, Mlp, Vector
 from miras_search.named import NAMED
 from miras_search.retention import Kl, L2Retention, Lq, NoRetention, Retention
+from miras_search.rules import refusals
 
 MANY = settings(
     max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -174,9 +175,9 @@ def test_a_refusal_names_the_reason_and_a_way_out_that_works(code: str) -> None:
 def test_every_refusal_is_tested() -> None:
     import inspect
 
-    import miras_search.design
+    import miras_search.rules
 
-    codes = set(re.findall(r'refuse\(\s*"([a-z-]+)"', inspect.getsource(miras_search.design)))
+    codes = set(re.findall(r'Refusal\(\s*"([a-z-]+)"', inspect.getsource(miras_search.rules)))
     assert codes == set(REFUSED)
 
 

@@ -16,6 +16,7 @@ LAYERS = [
     ("disk",),
     ("choice",),
     ("memory", "bias", "retention", "algorithm"),
+    ("rules",),
     ("design",),
     ("named",),
     ("candidate", "tasks"),

@@ -1,8 +1,10 @@
 """How many points a space has, how many of them are models, and why the others are not.
 
 The rules look at the four choices only, and at a number only through what it decides (`p > 2`). So each choice is
-reduced to the distinct cases that the rules can tell apart, the rules are asked once for every combination of cases,
-and the rest is multiplication. Which fields the rules read is taken from their code: a new rule needs no entry here.
+reduced to the distinct cases that the rules can tell apart, and the rest is multiplication. A rule is asked about the choices that
+it takes, and once about all cases that are one to it; its answer is the set of the algorithm's cases that it refuses, as bits of a
+whole number, so that only the combinations of the other three choices are walked through. Which fields the rules read is taken from
+their code: a new rule needs no entry here.
 
 Exact for discrete parameters. A continuous one counts as one point; if the rules refuse some of its values and not
 others, the combination is valid and counted as `partial`. Above `LIMIT` cases in one variant, valid points are not
@@ -15,15 +17,15 @@ import itertools
 import math
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from miras_search.choice import Choice
-from miras_search.design import Refusal, refusals
+from miras_search.rules import RULES, Refusal, Rule
 from miras_search.space.domain import Alternatives, Domain, Fixed, Range, Struct
 
 LIMIT = 20_000
@@ -144,16 +146,20 @@ def _probes(domain: Range) -> list[float]:
 
 @dataclass(frozen=True)
 class _Case:
-    """What the rules see of one choice at given values."""
+    """What the rules see of one choice at given values: attributes and their values."""
 
     example: Choice | Refusal
-    seen: tuple[Any, ...]
+    seen: tuple[tuple[str, Any], ...]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Case) and self.seen == other.seen
 
     def __hash__(self) -> int:
         return hash(self.seen)
+
+    def told(self, names: set[str]) -> tuple[tuple[str, Any], ...]:
+        """What a rule sees that reads these attributes."""
+        return tuple(pair for pair in self.seen if pair[0] in names or isinstance(self.example, Refusal))
 
 
 Group = frozenset[_Case]
@@ -168,7 +174,7 @@ def _groups(struct: Struct, context: int | None) -> Counter[Group]:
     """The discrete points of a variant by the cases that they may be."""
     model = struct.model
     assert issubclass(model, Choice)
-    names = reads(refusals) | reads(too_long) | {"kind"}
+    names = {"kind"}.union(reads(too_long), *(reads(rule.check) for rule in RULES))
     deciding = _fields_behind(model, names)
     decorators = model.__pydantic_decorators__
     checked = bool(decorators.model_validators or decorators.field_validators or decorators.validators)
@@ -192,9 +198,8 @@ def _case(model: type[Choice], values: dict[str, Any], names: list[str], checked
         choice = model.model_validate(values) if checked else model.model_construct(**values)
     except ValidationError as error:
         refusal = Refusal("invalid-value", f"{model.variant()}: {error.errors()[0]['msg']}", "change the value")
-        return _Case(refusal, (refusal,))
-    seen = tuple(_seen(choice, name, context) for name in names)
-    return _Case(choice, seen if model.role == "bias" else (model, *seen))
+        return _Case(refusal, (("", refusal),))
+    return _Case(choice, tuple((name, _seen(choice, name, context)) for name in names))
 
 
 def _seen(choice: Choice, name: str, context: int | None) -> Any:
@@ -202,16 +207,6 @@ def _seen(choice: Choice, name: str, context: int | None) -> Any:
     if name == "chunk_" and context is not None:
         return value > context
     return repr(value) if callable(value) or isinstance(value, list | dict) else value
-
-
-def _refused(combination: tuple[_Case, ...], context: int | None) -> Refusal | None:
-    """Why these cases do not go together."""
-    for case in combination:
-        if isinstance(case.example, Refusal):
-            return case.example
-    memory, bias, retention, algorithm = (case.example for case in combination)
-    found = refusals(memory, bias, retention, algorithm)  # type: ignore[arg-type]
-    return found[0] if found else too_long(memory, bias, retention, algorithm, context)
 
 
 def too_long(memory: Any, bias: Any, retention: Any, algorithm: Any, context: int | None) -> Refusal | None:
@@ -233,6 +228,43 @@ def too_long(memory: Any, bias: Any, retention: Any, algorithm: Any, context: in
     return Refusal("chunk-longer-than-row", message, f"use chunk: {context} or less, or longer rows")
 
 
+BOUNDS = Rule(lambda: None, PARTS)
+"""Refuses what is no choice at all, for a value out of bounds; the rules that follow are not asked about it."""
+
+
+class _Asked:
+    """A rule and its answers so far, about cases by their places in `cases`."""
+
+    def __init__(self, rule: Rule, cases: list[list[_Case]]) -> None:
+        self.rule, self.cases = rule, cases
+        names = reads(rule.check)
+        self.classes: list[list[int]] = []
+        for part, known in zip(PARTS, cases, strict=True):
+            numbers: dict[Any, int] = {}
+            told = [case.told(names) if part in rule.choices else () for case in known]
+            self.classes.append([numbers.setdefault(key, len(numbers)) for key in told])
+        self.answers: dict[tuple[int, int, int], int] = {}
+
+    def reason(self, place: Sequence[int]) -> Refusal | None:
+        """Why these do not go together."""
+        four = {part: known[i].example for part, known, i in zip(PARTS, self.cases, place, strict=True)}
+        invalid = next((choice for choice in four.values() if isinstance(choice, Refusal)), None)
+        if self.rule is BOUNDS or invalid is not None:
+            return invalid if self.rule is BOUNDS else None
+        return self.rule(four)
+
+    def refused(self, memory: int, bias: int, retention: int) -> int:
+        """The cases of the algorithm that do not go with these, as bits."""
+        key = self.classes[0][memory], self.classes[1][bias], self.classes[2][retention]
+        if key not in self.answers:
+            classes = self.classes[3]
+            found = {
+                own: self.reason((memory, bias, retention, classes.index(own))) is not None for own in set(classes)
+            }
+            self.answers[key] = sum(found[own] << i for i, own in enumerate(classes))
+        return self.answers[key]
+
+
 def count_designs(design: Struct, context: int | None) -> Size:
     """Points of the four choices and the block.
 
@@ -240,39 +272,67 @@ def count_designs(design: Struct, context: int | None) -> Size:
         design: all four choices.
         context: tokens a row of the shortest task; none: chunks are not checked.
     """
+
+    def length(memory: Any, bias: Any, retention: Any, algorithm: Any) -> Refusal | None:
+        return too_long(memory, bias, retention, algorithm, context)
+
     total, block = design.points(), design.fields["block"].points() if "block" in design.fields else 1
     try:
         grouped = {part: [_groups(option, context) for option in options(design.fields[part])] for part in PARTS}
     except TooMany:
         return Size(total, None, total, None)
     merged = [sum(grouped[part], Counter[Group]()) for part in PARTS]
-    memo: dict[tuple[_Case, ...], Refusal | None] = {}
+    cases = [list(dict.fromkeys(case for group in groups for case in group)) for groups in merged]
+    places = [{case: i for i, case in enumerate(known)} for known in cases]
+    asked = [_Asked(rule, cases) for rule in (BOUNDS, *RULES, Rule(length, PARTS))]
+    everything = (1 << len(cases[3])) - 1
+    algorithms = [(sum(1 << places[3][case] for case in group), count) for group, count in merged[3].items()]
+
+    @cache
+    def touched(bits: int) -> int:
+        """The groups of the algorithm that may be one of these cases, as bits."""
+        return sum(1 << i for i, (own, _) in enumerate(algorithms) if own & bits)
+
+    @cache
+    def points(groups: int) -> int:
+        return sum(count for i, (_, count) in enumerate(algorithms) if groups >> i & 1)
+
     valid = partial = 0
-    whole: Counter[str] = Counter()
-    some: Counter[str] = Counter()
-    examples: dict[str, Refusal] = {}
+    whole, some = [0] * len(asked), [0] * len(asked)
+    examples: dict[int, Refusal] = {}
     alive: list[set[Group]] = [set() for _ in PARTS]
-    for groups in itertools.product(*merged):
-        points = math.prod(counts[group] for counts, group in zip(merged, groups, strict=True)) * block
-        found: list[Refusal] = []
-        free = False
-        for combination in itertools.product(*groups):
-            if combination not in memo:
-                memo[combination] = _refused(combination, context)
-            refusal = memo[combination]
-            if refusal is None:
-                free = True
-            else:
-                found.append(refusal)
-        if found:
-            examples.setdefault(found[0].code, found[0])
-            (some if free else whole)[found[0].code] += points
-        if free:
-            valid += points
-            partial += points if found else 0
-            for members, group in zip(alive, groups, strict=True):
+    reached = 0
+    for groups in itertools.product(*merged[:3]):
+        weight = math.prod(counts[group] for counts, group in zip(merged, groups, strict=False)) * block
+        free, hits = 0, [0] * len(asked)
+        for place in itertools.product(
+            *([known[case] for case in group] for known, group in zip(places, groups, strict=False))
+        ):
+            left = everything
+            for i, rule in enumerate(asked):
+                hit = left & rule.refused(*place)
+                if hit:
+                    hits[i] |= hit
+                    left ^= hit
+                    if i not in examples:
+                        reason = rule.reason((*place, (hit & -hit).bit_length() - 1))
+                        assert reason is not None
+                        examples[i] = reason
+            free |= left
+        accepted, seen = touched(free), 0
+        for i, hit in enumerate(hits):
+            refused = touched(hit) & ~seen
+            seen |= refused
+            whole[i] += weight * points(refused & ~accepted)
+            some[i] += weight * points(refused & accepted)
+        valid += weight * points(accepted)
+        partial += weight * points(accepted & seen)
+        reached |= accepted
+        if accepted:
+            for members, group in zip(alive, groups, strict=False):
                 members.add(group)
-    exclusions = [Exclusion(code, whole[code], some[code], *examples[code][1:]) for code in examples]
+    alive[3] = {group for i, group in enumerate(merged[3]) if reached >> i & 1}
+    exclusions = [Exclusion(e.code, whole[i], some[i], *e[1:]) for i, e in examples.items() if whole[i] or some[i]]
     exclusions.sort(key=lambda e: (-e.designs, -e.partial, e.code))
     unreachable = tuple(
         f"{part}: {label}"
