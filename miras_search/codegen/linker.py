@@ -1,7 +1,8 @@
 """From skeletons, a design's flags and its lowered formulas to one self-contained text.
 
 Takes source segments as they stand (comments kept), decides what the flags decide, and keeps what is reachable from the entries.
-Deterministic: the same inputs give the same bytes.
+Deterministic: the same inputs give the same bytes. What is read of a skeleton is read once a process: a search links it anew for
+every candidate.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from miras_search.codegen.fold import fold
@@ -25,7 +28,8 @@ class Definition(NamedTuple):
     guarded: bool = False
 
 
-def definitions(source: str) -> list[Definition]:
+@lru_cache(maxsize=256)
+def definitions(source: str) -> tuple[Definition, ...]:
     """The functions, classes and assignments of a module, in their order, each with the comments above it."""
     lines = source.split("\n")
     found = []
@@ -47,15 +51,18 @@ def definitions(source: str) -> list[Definition]:
             start -= 1
         text = "\n".join(lines[start : node.end_lineno]).replace("  # fmt: skip", "")
         found.append(Definition(name, textwrap.dedent(text), guarded))
-    return found
+    return tuple(found)
 
 
-def names_used(definition: Definition) -> set[str]:
+@lru_cache(maxsize=4096)
+def names_used(definition: Definition) -> frozenset[str]:
     """Every name its text mentions, its own apart."""
-    return {n.id for n in ast.walk(ast.parse(definition.text)) if isinstance(n, ast.Name)} - {definition.name}
+    names = (n.id for n in ast.walk(ast.parse(definition.text)) if isinstance(n, ast.Name))
+    return frozenset(names) - {definition.name}
 
 
-def imports(source: str) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def imports(source: str) -> Mapping[str, str]:
     """Names that a module imports from outside this package, with the line that imports each."""
     found = {}
     for node in ast.parse(source).body:
@@ -70,7 +77,7 @@ def imports(source: str) -> dict[str, str]:
             block = ast.get_source_segment(source, node) or ""
             names = [a.asname or a.name for n in node.body if isinstance(n, ast.Import) for a in n.names]
             found |= dict.fromkeys(names, block)
-    return found
+    return MappingProxyType(found)
 
 
 class Linked(NamedTuple):
