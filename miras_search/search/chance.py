@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import ClassVar
 
 from miras_search.errors import SpaceError
 from miras_search.search.draws import Ask, Dice, Draw, enumerate_space
+from miras_search.space import Space
 from miras_search.space.domain import Assignment
 
 
@@ -48,10 +50,18 @@ class GridSampler:
     name: ClassVar[str] = "grid"
     adaptive: ClassVar[bool] = False
 
+    def __init__(self) -> None:
+        self._at: tuple[Space, Assignment, Iterator[Assignment]] | None = None
+
     def draws(self, ask: Ask) -> Iterator[Draw]:
-        """The points after the last suggestion."""
-        behind = ask.last is None
-        for point in ask.space.grid():
-            if behind:
-                yield Draw(point, "grid")
-            behind = behind or point == ask.last
+        """The points after the last suggestion; where that was the last one drawn here, it need not be looked for."""
+        if self._at is not None and self._at[0] is ask.space and self._at[1] == ask.last:
+            points = self._at[2]
+        else:
+            points = ask.space.grid()
+            if ask.last is not None:
+                points = itertools.dropwhile(ask.last.__ne__, points)
+                next(points, None)
+        for point in points:
+            self._at = ask.space, point, points
+            yield Draw(point, "grid")

@@ -11,11 +11,13 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from miras_search import named
 from miras_search.errors import DesignError, MatchError, SpaceError
@@ -28,6 +30,37 @@ FAULTLESS: tuple[Status, ...] = ("crashed", "node_lost", "cancelled")
 """Ends of a trial that say nothing about its candidate."""
 
 
+Item = TypeVar("Item")
+State = TypeVar("State")
+
+
+class Fold(Generic[Item, State]):
+    """What is computed from a list that grows, an item at a time: what was there the last time is not gone through again.
+
+    A list that does not begin with the same objects is gone through anew, so the result is a function of the list alone.
+
+    Args:
+        new: makes the state of an empty list.
+        add: takes one more item in.
+    """
+
+    def __init__(self, new: Callable[[], State], add: Callable[[State, Item], None]) -> None:
+        self.new, self.add = new, add
+        self._items: list[Item] = []
+        self._state = new()
+
+    def over(self, items: Sequence[Item]) -> State:
+        """The state of this list; not to be changed."""
+        known = self._items
+        if len(items) < len(known) or not all(map(operator.is_, known, items)):
+            self._items = known = []
+            self._state = self.new()
+        for item in items[len(known) :]:
+            self.add(self._state, item)
+            known.append(item)
+        return self._state
+
+
 @dataclass(frozen=True)
 class Ask:
     """All that a sampler may look at.
@@ -36,15 +69,21 @@ class Ask:
         space: what is open.
         n: number of the suggestion.
         history: visible results, in the order of their numbers.
-        pending: earlier suggestions whose results are not visible.
+        earlier: the assignments of all suggestions before this one.
         last: the suggestion before this one, unless that was a start.
     """
 
     space: Space
     n: int
     history: Sequence[Outcome] = ()
-    pending: Sequence[Assignment] = ()
+    earlier: Sequence[Mapping[str, Any]] = ()
     last: Assignment | None = None
+
+    @cached_property
+    def pending(self) -> list[Assignment]:
+        """Earlier suggestions whose results are not visible."""
+        seen = {outcome.n for outcome in self.history}
+        return [dict(assignment) for i, assignment in enumerate(self.earlier) if i not in seen]
 
     def seed(self, *what: str | int) -> int:
         """128 bits that depend on the seed of the space, the number of the suggestion, and `what`."""

@@ -26,7 +26,7 @@ class EvolutionSampler:
 
     def draws(self, ask: Ask) -> Iterator[Draw]:
         """Children, then random draws."""
-        alive = parents(ask)[-self.population :]
+        alive = parents(ask, newest=self.population)
         if len(alive) >= self.startup:
             ranks = fronts([values for _, values in alive], [o.goal for o in ask.space.objectives])
             for j in range(self.tries):

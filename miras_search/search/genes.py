@@ -72,10 +72,15 @@ def crossed(a: Mapping[str, Any], b: Mapping[str, Any], rng: random.Random) -> A
     return {**b, **a, **shared}
 
 
-def parents(ask: Ask) -> list[tuple[Assignment, tuple[float, ...]]]:
-    """What has finished, by the axes of the space, oldest first; a start that is no point of them has no genes."""
-    found = []
-    for outcome in ask.history:
+def parents(ask: Ask, newest: int | None = None) -> list[tuple[Assignment, tuple[float, ...]]]:
+    """What has finished, by the axes of the space, oldest first; a start that is no point of them has no genes.
+
+    `newest`: only so many, the last.
+    """
+    found: list[tuple[Assignment, tuple[float, ...]]] = []
+    for outcome in reversed(ask.history):
+        if len(found) == newest:
+            break
         if outcome.values is not None and (genes := inside(ask.space, outcome.assignment)) is not None:
             found.append((genes, outcome.values))
-    return found
+    return found[::-1]

@@ -37,13 +37,13 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def get(name: str) -> Sampler:
-    """The sampler of that name.
+    """A sampler of that name, which keeps for itself what it has counted.
 
     Raises:
         SpaceError: if there is none; says which is nearest.
     """
     if name in SAMPLERS:
-        return SAMPLERS[name]
+        return type(SAMPLERS[name])()
     near = difflib.get_close_matches(name, SAMPLERS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(SAMPLERS)}"
     raise SpaceError(f"unknown sampler {name}", hint=hint)

@@ -12,6 +12,7 @@ undisturbed. A sampler is made anew for every draw, and the study it learns from
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 
 from miras_search.errors import DesignError, MatchError
 from miras_search.search import samplers
+from miras_search.search.draws import Fold
 from miras_search.search.halving import Rungs
 from miras_search.search.outcomes import Outcome, outcomes
 from miras_search.space import Space, refusal_code
@@ -62,7 +64,8 @@ class Search:
         self.space, self.vocab = space, vocab
         self.sampler = samplers.get(space.search.sampler)
         self._known: dict[str, str] = {}
-        self._asked: list[tuple[Mapping[str, object], str]] = []
+        self._taken: Fold[Mapping[str, object], set[str]] = Fold(set, self._take)
+        self._history: Fold[Outcome, list[Outcome]] = Fold(list, _insert)
         distinct: dict[str, Assignment] = {}
         for start in space.starts():
             distinct.setdefault(self._fingerprint(start), start)
@@ -97,17 +100,12 @@ class Search:
             raise ValueError(f"suggestion {n} needs {needs} committed and {n} earlier, not {have}")
         if n < len(self.starts):
             return Suggestion(n, self.starts[n], "start_with")
-        before: list[Assignment] = [dict(assignment) for assignment in earlier]
-        history = sorted((o for o in committed[:needs] if o.n < n), key=lambda o: o.n)
-        seen = {o.n for o in history}
-        ask = samplers.Ask(
-            space=self.space,
-            n=n,
-            history=history,
-            pending=[a for i, a in enumerate(before) if i not in seen],
-            last=before[-1] if n > len(self.starts) else None,
-        )
-        taken = self._taken(earlier)
+        history = self._history.over(committed[:needs])
+        if history and history[-1].n >= n:
+            history = [outcome for outcome in history if outcome.n < n]
+        last = dict(earlier[-1]) if n > len(self.starts) else None
+        ask = samplers.Ask(space=self.space, n=n, history=history, earlier=earlier, last=last)
+        taken = self._taken.over(earlier)
         rejected: Counter[str] = Counter()
         repeated = 0
         for assignment, how in self.sampler.draws(ask):
@@ -121,18 +119,15 @@ class Search:
             repeated += 1
         return None
 
-    def _taken(self, earlier: Sequence[Mapping[str, object]]) -> set[str]:
-        """Fingerprints of the earlier suggestions; those that were given the last time are not computed again."""
-        same = zip(earlier, self._asked, strict=False)
-        count = next(
-            (i for i, (now, (then, _)) in enumerate(same) if now is not then), min(len(earlier), len(self._asked))
-        )
-        del self._asked[count:]
-        self._asked += ((assignment, self._fingerprint(dict(assignment))) for assignment in earlier[count:])
-        return {fingerprint for _, fingerprint in self._asked}
+    def _take(self, taken: set[str], assignment: Mapping[str, object]) -> None:
+        taken.add(self._fingerprint(dict(assignment)))
 
     def _fingerprint(self, assignment: Assignment) -> str:
         text = json.dumps(assignment, sort_keys=True)
         if text not in self._known:
             self._known[text] = self.space.candidate(assignment, self.vocab).fingerprint
         return self._known[text]
+
+
+def _insert(history: list[Outcome], outcome: Outcome) -> None:
+    bisect.insort(history, outcome, key=lambda o: o.n)

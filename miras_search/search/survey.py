@@ -6,17 +6,24 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from miras_search.errors import DesignError, MatchError
 from miras_search.search.chance import RandomSampler
-from miras_search.search.draws import Ask, Dice, Draw
+from miras_search.search.draws import Ask, Dice, Draw, Fold
 from miras_search.space import Space
 from miras_search.space.counting import PARTS
 from miras_search.space.domain import Alternatives, Domain, Int, Struct
 
 Cell = tuple[int, ...]
 """An alternative of every choice, by position."""
+
+
+class Had(NamedTuple):
+    """How often every kind of a choice (by its position), and every pair of kinds, was suggested."""
+
+    singles: Counter[tuple[int, str]]
+    pairs: Counter[tuple[int, str, int, str]]
 
 
 class SurveySampler:
@@ -37,26 +44,13 @@ class SurveySampler:
 
     def __init__(self) -> None:
         self._found: tuple[str, list[Cell]] = ("", [])
+        self._had: tuple[str, Fold[Mapping[str, Any], Had]] | None = None
 
     def draws(self, ask: Ask) -> Iterator[Draw]:
         """Draws from the cells, the least had first."""
         choices = open_choices(ask.space)
         kinds = [[_kind(option) for option in domain.options] for _, domain in choices]
-        named = [dict(zip(domain.labels, mine, strict=True)) for (_, domain), mine in zip(choices, kinds, strict=True)]
-        paths = [path for path, _ in choices]
-        done = (*(o.assignment for o in ask.history), *ask.pending)
-        had = Counter(  # a start, which is no point of the choices, is outside of the balance
-            tuple(which[a[path]] for which, path in zip(named, paths, strict=True))
-            for a in done
-            if all(path in a for path in paths)
-        )
-        singles: Counter[tuple[int, str]] = Counter()
-        pairs: Counter[tuple[int, str, int, str]] = Counter()
-        for mine, count in had.items():
-            for kind in enumerate(mine):
-                singles[kind] += count
-            for a, b in itertools.combinations(enumerate(mine), 2):
-                pairs[*a, *b] += count
+        singles, pairs = self.had(ask.space).over(ask.earlier)
 
         def had_least(cell: Cell) -> tuple[float, int, float]:
             mine = [(i, kinds[i][at]) for i, at in enumerate(cell)]
@@ -70,6 +64,21 @@ class SurveySampler:
                 fixed = {path: at for (path, _), at in zip(choices, cell, strict=True)}
                 yield Draw(ask.space.draw(_Within(fixed, rng)), self.name)
         yield from RandomSampler().draws(ask)
+
+    def had(self, space: Space) -> Fold[Mapping[str, Any], Had]:
+        """How often kinds and their pairs were suggested; a start that is no point of the choices does not count."""
+        if self._had is None or self._had[0] != space.digest:
+            choices = open_choices(space)
+            kinds = [(path, dict(zip(d.labels, map(_kind, d.options), strict=True))) for path, d in choices]
+
+            def add(had: Had, assignment: Mapping[str, Any]) -> None:
+                if all(path in assignment for path, _ in kinds):
+                    mine = [(i, which[assignment[path]]) for i, (path, which) in enumerate(kinds)]
+                    had.singles.update(mine)
+                    had.pairs.update((*a, *b) for a, b in itertools.combinations(mine, 2))
+
+            self._had = space.digest, Fold(lambda: Had(Counter(), Counter()), add)
+        return self._had[1]
 
     def cells(self, space: Space) -> list[Cell]:
         """The cells that have a candidate; computed once a space."""
