@@ -68,21 +68,23 @@ def data_cache() -> Path:
     return op.cache_folder() / "data"
 
 
-FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".txt": "table"}
+FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".txt": "table", ".db": "optuna"}
 
 
 def table_format(given: str | None, out: Path | None) -> str:
     """How to write a table: as asked, else by the file's name, else as a table for the eye.
 
     Raises:
-        RunError: if the file's name says nothing, or Parquet is to go to a screen.
+        RunError: if the file's name says nothing, or what is no text is to go to a screen.
     """
     if given is None and out is not None and out.suffix.lower() not in FORMATS:
         hint = f"end it in {', '.join(FORMATS)}, or say --format"
         raise RunError("the name does not say which format", where=str(out), hint=hint)
     kind = str(given) if given is not None else FORMATS[out.suffix.lower()] if out is not None else "table"
-    if kind == "parquet" and out is None:
-        raise RunError("Parquet is no text", hint="name a file with -o")
+    if kind in ("parquet", "optuna") and out is None:
+        raise RunError(
+            f"{'Parquet' if kind == 'parquet' else 'a study of Optuna'} is no text", hint="name a file with -o"
+        )
     return kind
 
 

@@ -48,6 +48,7 @@ class Format(StrEnum):
     json = "json"
     parquet = "parquet"
     markdown = "markdown"
+    optuna = "optuna"
 
 
 class Executor(StrEnum):

@@ -348,7 +348,10 @@ def status(run: Run, as_json: Json = False) -> None:
         tables.status(look)
 
 
-@_verb("miras-search results quickstart --query \"memory == 'mlp' and accuracy > 0.5\" --sort -accuracy")
+@_verb(
+    "miras-search results quickstart --query \"memory == 'mlp' and accuracy > 0.5\" --sort -accuracy",
+    "miras-search results quickstart -o quickstart.db && optuna-dashboard sqlite:///quickstart.db",
+)
 def results(
     runs: Runs,
     query: Annotated[str | None, typer.Option(help="Rows for which it holds: bias == 'huber' and seed == 0.")] = None,
@@ -362,12 +365,27 @@ def results(
 ) -> None:
     """Show the trials of runs as a table, or write them.
 
-    Without --columns, csv, json, markdown and parquet hold all columns.
+    Without --columns, csv, json, markdown and parquet hold all columns. A file that ends in .db becomes a study of
+    Optuna, for optuna-dashboard; the same command brings it up to date.
     """
     from miras_search import results as module
     from miras_search.cli import inputs, tables
 
     kind = inputs.table_format("json" if as_json else format_, out)
+    if kind == "optuna":
+        assert out is not None
+        if query or sort or columns:
+            raise Misused("a study of Optuna holds all of a run: leave --query, --sort and --columns out")
+        from miras_search.search.study import write_study
+
+        for run in runs:
+            folder = inputs.run_folder(run)
+            name = folder.path.resolve().name
+            states = write_study(inputs.space_of(folder), folder.ledger.rows(), name, out)
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            say(f"{name} is in {out}: {counts or 'no trial yet'}")
+        say(f"  look at it: optuna-dashboard sqlite:///{out}")
+        return
     frame = module.load_results(*runs)
     keep = None if columns is None else [part.strip() for part in columns.split(",")]
     order = None if sort is None else [part.strip() for part in sort.split(",")]

@@ -46,7 +46,7 @@ class TpeSampler:
         yield from RandomSampler().draws(ask)
 
     def _draw(self, ask: Ask, told: Sequence[FrozenTrial], j: int) -> Assignment:
-        with _quiet():
+        with quiet():
             import optuna
 
             sampler = optuna.samplers.TPESampler(
@@ -148,8 +148,8 @@ def locate(space: Space, assignment: Mapping[str, Any]) -> _Taken | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines and no word about `group` being experimental."""
+def quiet() -> Iterator[None]:
+    """No log lines of Optuna, and no word about what is experimental in it."""
     import optuna
 
     verbosity = optuna.logging.get_verbosity()
