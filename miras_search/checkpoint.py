@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-WEIGHTS, READABLE = "checkpoint.safetensors", "checkpoint.json"
+WEIGHTS, READABLE = FILES = "checkpoint.safetensors", "checkpoint.json"
 
 
 class Checkpoint(NamedTuple):
@@ -109,5 +109,5 @@ def _own(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def remove(folder: Path) -> None:
     """Forget the checkpoint, if there is one."""
-    for name in (WEIGHTS, READABLE):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)

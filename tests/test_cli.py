@@ -19,7 +19,7 @@ from miras_search import cli, named
 from miras_search.candidate import Backbone, Candidate
 from miras_search.cli import terminal
 from miras_search.codegen.emit import emit, equations
-from miras_search.ledger import Ledger
+from miras_search.ledger import Ledger, now
 from miras_search.runs import RunFolder
 from miras_search.space.schema import json_schema
 from miras_search.space.shipped import shipped
@@ -381,12 +381,46 @@ def test_status_of_a_run_that_was_stopped(miras: Cli, here: Path, tmp_path: Path
         run.ledger.append(Ledger(here / "runs" / "tiny").rows()[0])
     folder = run.trial("f" * 16)
     folder.mkdir(parents=True)
-    (folder / "status.jsonl").write_text('{"event": "start", "attempt": 1}\n')
+    start = {"event": "start", "attempt": 1, "design": "yaad-r", "task": "mqar", "seed": 1, "budget": 128}
+    (folder / "status.jsonl").write_text(json.dumps(start) + "\n")
     (folder / "steps.jsonl").write_text('{"step": 2, "tokens": 64, "loss": 2.5}\n{"torn')
     text = miras.ok("status", "stopped")
     assert "stopped, 1 of 4 trials" in text
     assert "go on with: miras-search sweep --name stopped --resume --executor inline --plugin my.py" in text
-    assert re.search(r"left unfinished\n +f{16} +64 tokens +loss 2.500", text)
+    assert re.search(r"left unfinished\n +f{16} +yaad-r +mqar, seed 1 +64 tokens +50% +loss 2.500", text)
+    assert "left\n" not in text.splitlines()[0]
+    with run.lock():  # from another terminal: a trial is half done, one was committed in this session
+        run.ledger.append(Ledger(here / "runs" / "tiny").rows()[1].model_copy(update={"time": now()}))
+        head = miras.ok("status", "stopped").splitlines()[0]
+        assert re.search(r"running, 2 of 4 trials: 2 ok; about \d+ s left$", head), head
+        assert "at work\n" in miras.ok("status", "stopped")
+        assert miras.json("status", "stopped")["left"] > 0
+
+
+def test_status_shows_what_is_best_of_several_objectives(miras: Cli, here: Path) -> None:
+    text = miras.ok("status", "tiny")
+    found = miras.json("status", "tiny")
+    assert len(found["objectives"]) == 2
+    assert found["front"]
+    assert f"Pareto front, {len(found['front'])} of the candidates" in text
+    values = [point["values"] for point in found["front"]]
+    goals = [leader["goal"] for leader in found["best"]]
+    for i, leader in enumerate(found["best"]):
+        assert leader["value"] == (max if goals[i] == "max" else min)(v[i] for v in values)
+
+
+def test_a_run_as_a_study_of_optuna(miras: Cli, here: Path, tmp_path: Path) -> None:
+    import optuna
+
+    path = tmp_path / "tiny.db"
+    said = miras("results", "tiny", "-o", str(path))
+    assert said.code == 0
+    assert f"optuna-dashboard sqlite:///{path}" in said.err
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    assert len(study.trials) == len({row.n for row in Ledger(here / "runs" / "tiny").rows()})
+    storage.engine.dispose()
+    assert miras("results", "tiny", "-o", str(path), "--sort", "n").code == 2
 
 
 def test_results_in_every_format(miras: Cli, here: Path, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from miras_search import trial
 from miras_search.choice import register
 from miras_search.tasks import Mqar, Stream
@@ -63,10 +65,10 @@ if "pytest" not in sys.modules:
 
 
 class Faulty(Mqar):
-    """MQAR that raises, hangs, is slow, or kills its process at the fifth step, always or once."""
+    """MQAR that raises, wants a petabyte, hangs, is slow, or kills its process at the fifth step, always or once."""
 
     kind: Literal["faulty"] = "faulty"
-    fault: Literal["none", "raise", "hang", "slow", "die", "die_once"] = "none"
+    fault: Literal["none", "raise", "memory", "hang", "slow", "die", "die_once"] = "none"
     flag: str = ""
 
     def prepare(self, cache=None):
@@ -85,6 +87,8 @@ class Faulty(Mqar):
                 if step == 4:
                     if self.fault == "raise":
                         raise ZeroDivisionError("five")
+                    if self.fault == "memory":
+                        torch.empty(1 << 50)
                     if self.fault == "hang":
                         time.sleep(600)
                     if self.fault == "die" or (self.fault == "die_once" and not Path(self.flag).exists()):
@@ -247,16 +251,17 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     common = "pairs: 2, rewrites: 2, keys: 8, values: 8, gap: 4, batch: 4, validation: 32, test: 32"
     text = TINY.replace("tasks:", f"tasks:\n  - {{kind: faulty, name: raises, fault: raise, {common}}}")
     text = text.replace("tasks:", f"tasks:\n  - {{kind: faulty, name: slow, fault: slow, {common}}}")
-    what = space(text, "optimiser.lr=[1e-2, 1e30]", "search.trials=6", "search.sampler=random")
+    text = text.replace("tasks:", f"tasks:\n  - {{kind: faulty, name: vast, fault: memory, {common}}}")
+    what = space(text, "optimiser.lr=[1e-2, 1e30]", "search.trials=8", "search.sampler=random")
     summary, out = sweep(tmp_path, what, plugins=[tmp_path / "faults.py"], timeout=4.0)
     found = rows(tmp_path / "run")
     status = {(r.task, r.candidate["optimiser"]["lr"]): r.status for r in found}
-    assert Counter(r.task for r in found) == {"slow": 2, "raises": 2, "mqar": 2}
+    assert Counter(r.task for r in found) == {"vast": 2, "slow": 2, "raises": 2, "mqar": 2}
     for (task, lr), got in status.items():
         if lr > 1:
             assert got == "diverged"
         else:
-            assert got == {"slow": "timeout", "raises": "error", "mqar": "ok"}[task]
+            assert got == {"vast": "oom", "slow": "timeout", "raises": "error", "mqar": "ok"}[task]
     assert {lr > 1 for _, lr in status} == {True, False}, "the seed of this test draws both rates"
     error = next(r for r in found if r.status == "error")
     assert error.cause == "ZeroDivisionError: five"
@@ -446,13 +451,21 @@ def test_ray_gives_the_same_rows_and_survives_its_workers(tmp_path: Path, baseli
     assert len(found) == len(by) == 5
     assert {r.task: r.status for r in found} == {"mqar": "ok", "raises": "error", "hangs": "timeout", "dies": "ok"}
     assert by[0, "raises"].cause == "ZeroDivisionError: five"
-    assert by[0, "hangs"].cause.startswith("hung: killed")
+    hung = by[0, "hangs"]
+    assert hung.cause.startswith("hung: killed")
+    began = (tmp_path / "hangs.steps").stat().st_mtime  # the step that hangs is drawn last
+    ended = datetime.fromisoformat(hung.time).timestamp()
+    assert ended - began < 4 + 10, "within its limit and 10 s"
+    history = lines(tmp_path / "runs" / "run" / "trials" / hung.key / "status.jsonl")
+    assert [line["event"] for line in history][:2] == ["start", "gone"], "and not tried again"
+    assert not (tmp_path / "runs" / "run" / "trials" / hung.key / checkpoint.WEIGHTS).exists()
     for n in (0, 1):
         assert measured(by[n, "mqar"]) == measured(rows(baseline)[n]), "as inline, bit for bit"
     dies = by[0, "dies"]
     assert dies.attempts == 2, "retried, from its own checkpoint"
     folder = tmp_path / "runs" / "run" / "trials" / dies.key
-    assert [line["event"] for line in lines(folder / "status.jsonl")] == ["start", "lost", "start", "end"]
+    assert [line["event"] for line in lines(folder / "status.jsonl")] == ["start", "lost", "start", "resume", "end"]
+    assert lines(folder / "status.jsonl")[3]["step"] == 4
     assert [line["step"] for line in lines(folder / "steps.jsonl")] == list(range(1, 11))
     drawn = [*map(int, (tmp_path / "dies.steps").read_text().split())]
     assert drawn[:11] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]

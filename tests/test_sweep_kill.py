@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 SPACE = """
 name: killed
 design:
@@ -172,6 +173,62 @@ def test_killed_inline_sweeps_end_as_undisturbed(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["killed"] >= 4, result.stdout
+
+
+def kills(folder: Path, *options: str, seconds: float) -> list[str]:
+    """Lines of `benchmarks/kills.py`, which asserts what is to hold."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--folder", str(folder), *options],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_node_that_is_lost(tmp_path: Path) -> None:
+    """Of three; its trial is trained elsewhere from its checkpoint, and all is as if nothing had been."""
+    (line,) = kills(tmp_path, "--kinds", "node", "--times", "1", "--trials", "6", seconds=300)
+    assert line.startswith("node      1 kills, 1 runs, 6 trials: none lost, none repeated")
+
+
+@pytest.mark.slow
+def test_sixty_kills(tmp_path: Path) -> None:
+    """Of driver, worker and node, twenty each."""
+    lines = kills(tmp_path, "--times", "20", seconds=3000)
+    print("\n".join(lines))
+    assert [line.split()[:3] for line in lines] == [[kind, "20", "kills,"] for kind in ("driver", "worker", "node")]
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that have inherited a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_nothing_of_ray_outlives_a_driver_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_sweep
+
+    mark = f"MIRAS_SEARCH_TEST={tmp_path.name}{os.getpid()}"
+    monkeypatch.setenv(*mark.split("="))
+    (tmp_path / "space.yaml").write_text(RAY.replace("640", "64000"))
+    process = test_sweep.script(tmp_path, "ray")
+    test_sweep.wait_for(lambda: list((tmp_path / "runs").glob("run/trials/*/status.jsonl")), process)
+    assert len(marked(mark)) > 5
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 15
+    while (left := marked(mark)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
 
 
 RAY = SPACE.replace("halving: {rungs: [0.25, 0.5], keep: 0.5, trust: -1}", "").replace("trials: 6", "trials: 8")

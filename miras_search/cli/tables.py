@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from miras_search.candidate import Candidate
     from miras_search.cli.overview import Overview
-    from miras_search.search import Leader
+    from miras_search.search import Leader, Point
     from miras_search.space import Space
     from miras_search.space.near import Near
     from miras_search.sweep.driver import Summary
@@ -364,6 +364,7 @@ def sweep(summary: Summary, resume: str) -> None:
     if summary.exhausted:
         out.print("  every point of the space has been tried")
     best(out, summary.best)
+    pareto(out, summary.front, [leader.metric for leader in summary.best])
     failed(out, summary.causes)
     if summary.rungs:
         heading(out, "rungs")
@@ -372,7 +373,10 @@ def sweep(summary: Summary, resume: str) -> None:
         heading(out, "finalists")
         grid(out, [(metric, str(finalist)) for metric, finalist in summary.finals])
     heading(out, "where")
-    grid(out, [(str(summary.folder), "space, ledger (a line a trial), checkpoints, emitted source")])
+    rows = [(str(summary.folder), "space, ledger (a line a trial), checkpoints, emitted source")]
+    if summary.evicted:
+        rows.append(("", f"weights of {summary.evicted} trials, the worst, were let go (checkpoints: in space.yaml)"))
+    grid(out, rows)
     name = summary.name
     first = next((leader for leader in summary.best if "." in leader.metric), None)
     sort = f" --sort {'-' if first.goal == 'max' else ''}{first.metric.rpartition('.')[2]}" if first else ""
@@ -396,6 +400,14 @@ def best(out: Console, leaders: Sequence[Leader]) -> None:
     grid(out, rows, right=(1,))
 
 
+def pareto(out: Console, front: Sequence[Point], objectives: Sequence[str]) -> None:
+    """The candidates that none is better than, of several objectives."""
+    if front:
+        heading(out, f"Pareto front, {len(front)} of the candidates")
+        rows = [(str(p.n), p.design, *map(number, p.values)) for p in front]
+        grid(out, rows[:ROWS], ("n", "design", *objectives), right=(0, *range(2, 2 + len(objectives))))
+
+
 def failed(out: Console, causes: Mapping[str, int]) -> None:
     """What failed and why, the most frequent first."""
     if causes:
@@ -408,6 +420,8 @@ def status(found: Overview) -> None:
     out = console()
     counts = ", ".join(f"{count} {status}" for status, count in found.counts.items()) or "none yet"
     head = f"{found.state}, {found.rows} of {found.total} trials: {counts}"
+    if found.left is not None and found.rows < found.total:
+        head += f"; about {duration(found.left)} left"
     out.print(Text.assemble((found.name, "bold"), f" ({found.folder}): {head}"), soft_wrap=True)
     if found.driver is not None:
         out.print(
@@ -416,11 +430,18 @@ def status(found: Overview) -> None:
     elif found.state == "stopped" and found.resume:
         out.print(f"  go on with: {found.resume}", soft_wrap=True)
     best(out, found.best)
+    pareto(out, found.front, found.objectives)
     if found.at_work:
         heading(out, "at work" if found.driver else "left unfinished")
-        loss = [("" if t.loss is None else f"loss {t.loss:.3f}") for t in found.at_work]
-        grid(out, [(t.key, f"{t.tokens:,} tokens", x) for t, x in zip(found.at_work, loss, strict=True)], right=(1,))
+        rows = []
+        for t in found.at_work:
+            share = f"{t.tokens / t.budget:.0%}" if t.budget else ""
+            loss = "" if t.loss is None else f"loss {t.loss:.3f}"
+            rows.append((t.key, t.design, f"{t.task}, seed {t.seed}", f"{t.tokens:,} tokens", share, loss))
+        grid(out, rows, right=(3, 4))
     failed(out, found.causes)
+    if found.evicted:
+        out.print(f"\nweights of {found.evicted} finished trials are gone (checkpoints: in space.yaml)", soft_wrap=True)
 
 
 _WHO = {"pid": "?", "host": "?", "since": "?"}

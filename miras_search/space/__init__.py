@@ -4,6 +4,6 @@ In the order of the import: `marks` (YAML with the place of everything), `domain
 `settings`, `grammar` (how a field's alternatives are written), `counting`, `shipped`, `reader`, `schema`, `space`.
 """
 
-from miras_search.space.space import Space, refusal_code
+from miras_search.space.space import OPERATION, Space, refusal_code
 
-__all__ = ["Space", "refusal_code"]
+__all__ = ["OPERATION", "Space", "refusal_code"]

@@ -19,13 +19,23 @@ from miras_search.space.domain import Alternatives, Domain, Fixed, Struct
 from miras_search.space.fields import Spec, validate
 from miras_search.space.grammar import parse_field, parse_fields
 from miras_search.space.marks import Mark, Node, Problems, Source, Step, fail, nearest, override, parse_override, read
-from miras_search.space.settings import COSTS, Budget, Finalists, Halving, LrSearch, Objective, Search
+from miras_search.space.settings import (
+    COSTS,
+    Budget,
+    Checkpoints,
+    Finalists,
+    Halving,
+    Loggers,
+    LrSearch,
+    Objective,
+    Search,
+)
 from miras_search.tasks import Task
 
 KEYS = (
     "name", "description", "design", "start_with", "backbone", "optimiser", "match", "constraints", "tasks", "budget",
     "seeds", "objectives", "search", "lr_search", "halving", "finalists",
-    "timeout_s",
+    "timeout_s", "checkpoints", "loggers",
 )  # fmt: skip
 IN_DESIGN = (*PARTS, "block")
 
@@ -111,6 +121,8 @@ class _Reader:
             "halving": self.settings("halving", Halving),
             "finalists": self.finalists(),
             "timeout_s": self.number("timeout_s", None, whole=False),
+            "checkpoints": self.settings("checkpoints", Checkpoints) or Checkpoints(),
+            "loggers": self.loggers(),
         }
         self.problems.check()
         return Reading(fields, self.keys)
@@ -193,6 +205,14 @@ class _Reader:
             node = Node(node.mark, {"count": Node(node.mark, node.value)}, node.key)  # a number is short for it
             return validate(Finalists, node, "finalists", self.problems)
         return self.settings("finalists", Finalists)  # type: ignore[no-any-return]
+
+    def loggers(self) -> Loggers:
+        node = self.keys.get("loggers")
+        if node is None or node.value is None:
+            return Loggers()
+        items = node if isinstance(node.value, list) else Node(node.mark, [Node(node.mark, node.value)])
+        whole = Node(node.mark, {"to": items}, node.key)  # a list is short for it
+        return validate(Loggers, whole, "loggers", self.problems) or Loggers()
 
     def word(self, name: str, default: str) -> str:
         node = self.keys.get(name)

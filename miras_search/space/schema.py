@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -22,7 +22,7 @@ from miras_search.match import Bounds, Constraints, Match
 from miras_search.named import MODELS
 from miras_search.space.counting import PARTS
 from miras_search.space.fields import Spec
-from miras_search.space.settings import COSTS, Budget, Finalists, Halving, LrSearch, Search
+from miras_search.space.settings import COSTS, Budget, Checkpoints, Finalists, Halving, LoggerName, LrSearch, Search
 
 Schema = dict[str, Any]
 _NUMBER = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
@@ -56,6 +56,7 @@ def json_schema() -> Schema:
     task = {"$ref": "#/$defs/task"}
     objective = _object({"metric": {"type": "string"}, "goal": {"enum": ["max", "min"]}}, ["metric"])
     metric = {"type": "string", "description": f"TASK.METRIC, or one of {', '.join(COSTS)}"}
+    logger = {"enum": list(get_args(LoggerName))}
     keys: Schema = {
         "name": {"type": "string"},
         "description": {"type": "string"},
@@ -78,6 +79,8 @@ def json_schema() -> Schema:
         "halving": _struct(Halving, searched=False),
         "finalists": {"anyOf": [{"type": "integer", "minimum": 1}, _struct(Finalists, searched=False)]},
         "timeout_s": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that a trial may take."},
+        "checkpoints": _struct(Checkpoints, searched=False),
+        "loggers": {"anyOf": [logger, _many(logger)], "description": "Where results go besides the ledger."},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -109,6 +109,27 @@ class Finalists(Frozen):
     seeds: int = Field(3, ge=1, le=1000)
 
 
+class Checkpoints(Frozen):
+    """What the weights of a run may take on the disk.
+
+    `keep`: of so many candidates, the best by Pareto rank, weights stay, and those of finalists; by default of all.
+    `max_gb`: all checkpoints together, those of trials at work included; the worst candidate's weights go first. A trial
+    that needs more than its part of it, `max_gb / parallel`, is refused before it is trained.
+    """
+
+    keep: int | None = Field(None, ge=0)
+    max_gb: float | None = Field(None, gt=0.0)
+
+
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+
+
+class Loggers(Frozen):
+    """Where loss curves and results go besides the ledger: `loggers: [tensorboard, csv]`; by default nowhere."""
+
+    to: tuple[LoggerName, ...] = ()
+
+
 class Halving(Frozen):
     """Successive halving: at each rung (a fraction of the budget) the best `keep` of the trials there go on.
 

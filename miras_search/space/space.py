@@ -31,10 +31,12 @@ from miras_search.space.counting import Size, count_backbones, count_designs, op
 from miras_search.space.domain import Assignment, Axis, Domain, Grid, Middle, Replay, Struct, Suggest
 from miras_search.space.marks import Problems, Source, nearest
 from miras_search.space.reader import Reading, read_space
-from miras_search.space.settings import Budget, Finalists, Halving, LrSearch, Objective, Search
+from miras_search.space.settings import Budget, Checkpoints, Finalists, Halving, Loggers, LrSearch, Objective, Search
 from miras_search.space.shipped import find, read_text
 from miras_search.tasks import Task
 
+OPERATION = ("timeout_s", "checkpoints", "loggers")
+"""How a run is operated; may change from session to session."""
 _CODE = re.compile(r"([a-z][a-z0-9-]*): ")
 
 
@@ -44,7 +46,7 @@ class Space:
 
     `design`: a structure of the four choices and the block, or names of published designs. `match`: sizes that every
     candidate is brought to. `constraints`: what it may cost. `seeds`: how many each candidate is trained with.
-    `timeout_s`: seconds a trial may take.
+    `timeout_s`: seconds a trial may take. `checkpoints`: which weights stay. `loggers`: where else results go.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Space:
     halving: Halving | None
     finalists: Finalists | None
     timeout_s: float | None
+    checkpoints: Checkpoints
+    loggers: Loggers
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Space:
@@ -271,6 +275,10 @@ class Space:
             out["finalists"] = self.finalists.model_dump(mode="json")
         if self.timeout_s is not None:
             out["timeout_s"] = self.timeout_s
+        if kept := self.checkpoints.model_dump(mode="json", exclude_none=True):
+            out["checkpoints"] = kept
+        if self.loggers.to:
+            out["loggers"] = list(self.loggers.to)
         return out
 
     def to_yaml(self) -> str:
@@ -285,9 +293,9 @@ class Space:
 
     @cached_property
     def digest(self) -> str:
-        """12 hex digits of all that decides which trials a run makes: not of name, number of trials or timeout."""
+        """12 hex digits of all that decides which trials a run makes: not of name, number of trials, limits or loggers."""
         plain = self.plain()
-        for key in ("name", "description", "timeout_s"):
+        for key in ("name", "description", *OPERATION):
             plain.pop(key, None)
         plain["search"] = {k: v for k, v in plain["search"].items() if k != "trials"}
         return digest(plain)

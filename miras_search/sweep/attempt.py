@@ -2,11 +2,12 @@
 
 A trial's folder is its only memory. `status.jsonl` says what has happened:
 
-    {"event": "start", "attempt": 1, "pid": 7, "host": "a"}      a worker has begun
+    {"event": "start", "attempt": 1, "pid": 7, "host": "a", ...}  a worker has begun
+    {"event": "resume", "step": 5}                               goes on from the checkpoint of an earlier attempt
     {"event": "rung", "rung": 0, "tokens": 9, "metrics": {}}     evaluated on the way; waits for a decision
     {"event": "go", "rung": 0}                                   goes on
     {"event": "end", "record": {}}                               over; only the commit of the record is left
-    {"event": "lost", "cause": ""}                               from the driver: the worker is gone, another will try
+    {"event": "lost", "status": "crashed", "cause": ""}          from the driver: the worker is gone, another will try
     {"event": "gone", "status": "timeout", "cause": ""}          from the driver: nobody shall try again
 
 An attempt reads it first. So a trial that ended on a worker whose driver was killed is not run again, one that was
@@ -30,6 +31,7 @@ from miras_search.choice import variants
 from miras_search.ledger import Rates, Record, Status, now
 from miras_search.rates import RateSearch
 from miras_search.runs import RunFolder
+from miras_search.search import describe
 from miras_search.sweep.job import NOTES, STATUS, Event, Job, outcome
 from miras_search.tasks import Task
 from miras_search.trial import Progress, Trainer, failed, finish
@@ -63,6 +65,7 @@ class Attempt:
         self._attempts = 0
         self._decided: set[int] = set()
         self._waits = False
+        self._resumed = False
         self._search: RateSearch | None = None
         self._rates: Rates | None = None
 
@@ -116,12 +119,19 @@ class Attempt:
                     raise Held(f"trial {self.job.key} is held by another process") from None
                 time.sleep(0.1)
         self._lock = lock
+        for torn in self.folder.rglob(".*.tmp"):  # of a writer that was killed: nobody else writes here now
+            torn.unlink(missing_ok=True)
         history = disk.lines(self.folder / STATUS)
         over = outcome(self.job.record, history)
+        if over is not None and over.status != "ok":  # a worker that was killed may have left one
+            checkpoint.remove(self.folder)
         if over is None:
             self._attempts = 1 + sum(line["event"] == "start" for line in history)
             self._decided = {line["rung"] for line in history if line["event"] == "go"}
-            self._note(event="start", attempt=self._attempts, pid=os.getpid(), host=platform.node(), time=now())
+            known = self.job.record
+            what = {"design": describe(known), "task": known.task, "seed": known.seed, "budget": self.job.budget}
+            who = {"pid": os.getpid(), "host": platform.node(), "time": now()}
+            self._note(event="start", attempt=self._attempts, **who, **what)
         return over
 
     def _step(self, until: float) -> Event | None:
@@ -188,7 +198,9 @@ class Attempt:
         assert isinstance(task, Task)
         cache = Path(job.cache) if job.cache else None
         trainer = Trainer(candidate, task, job.budget, job.record.seed, folder, job.threads, cache=cache)
-        trainer.restore()
+        if trainer.restore() and self._attempts > 1 and not self._resumed:
+            self._resumed = True
+            self._note(event="resume", step=trainer.step)
         for design in candidate.memories:
             RunFolder(self.folder.parent.parent).keep_source(design.fingerprint, op.source(design))
         return trainer

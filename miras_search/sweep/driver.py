@@ -18,14 +18,16 @@ from miras_search import checkpoint, disk
 from miras_search.ledger import Record, Status
 from miras_search.results import load_results
 from miras_search.runs import RunFolder
-from miras_search.search import Leader, Outcome, Rungs, Search, leaders, outcomes
+from miras_search.search import Leader, Outcome, Point, Rungs, Search, outcomes, reason, standing
 from miras_search.search.halving import Evidence
 from miras_search.search.nsga2 import ranked
 from miras_search.space import Space
 from miras_search.statistics.finals import Finalist, finalists
 from miras_search.sweep.job import NOTES, STATUS, Event, Job, lost, outcome
+from miras_search.sweep.loggers import Logs
 from miras_search.sweep.progress import Monitor, duration, leading
 from miras_search.sweep.reuse import Reuse
+from miras_search.sweep.shelf import Shelf
 from miras_search.tasks import Task
 from miras_search.trial import Progress, blank
 
@@ -39,7 +41,8 @@ class Summary:
 
     `rows` of the run, `new` in this session; `counts` by status; `causes` of what is neither ok nor pruned, most
     frequent first; `exhausted`: every point of the space has been tried; `seconds` of this session; `rungs`: how well
-    each foretells the end; `finals`: objective and finalist, the best first.
+    each foretells the end; `front`: of several objectives; `evicted`: trials whose weights were let go in this session;
+    `finals`: objective and finalist, the best first.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Summary:
     exhausted: bool
     seconds: float
     rungs: tuple[Evidence, ...] = ()
+    front: tuple[Point, ...] = ()
+    evicted: int = 0
     finals: tuple[tuple[str, Finalist], ...] = ()
 
     def __str__(self) -> str:
@@ -60,6 +65,8 @@ class Summary:
         lines += [f"{leading(best)}, trial {best.key}" for best in self.best]
         lines += [f"{count} x {cause}" for cause, count in self.causes.items()]
         lines += [str(found) for found in self.rungs]
+        if self.evicted:
+            lines.append(f"weights of {self.evicted} trials were let go, the worst (checkpoints:)")
         lines += [f"final by {metric}, {finalist}" for metric, finalist in self.finals]
         if self.exhausted:
             lines.append("every point of the space has been tried")
@@ -107,7 +114,10 @@ class Driver:
         self._seen: dict[str, Record] = {}
         self._before = len(self.rows)
         self._monitor = Monitor(console, run.path.name, total, self.rows)
-        self._monitor.best = self.best()
+        self._standing = standing(self._committed, self.rows, space)
+        self._shelf = Shelf(run, space, self.rows, self._committed)
+        self._monitor.standing = self._standing
+        self._logs = Logs(run, space.loggers.to, self.rows, self._monitor.note)
         self._told = False
 
     @property
@@ -141,6 +151,7 @@ class Driver:
         self._jobs[job.key] = job
         history = disk.lines(Path(job.folder) / STATUS)
         self._seen[job.key] = lost(job.record, "pruned", "", history)
+        self._shelf.settle(job.record for job in self._jobs.values())
         self._monitor.started(job.record)
         return job
 
@@ -214,6 +225,9 @@ class Driver:
         if self.reuse is not None and (kept := self.reuse.take(record, self.run.trial(record.key))) is not None:
             self._commit(_as(kept, record))
             return
+        if (cause := self._shelf.refusal(record)) is not None:
+            self._commit(record.model_copy(update={"status": "invalid", "cause": cause, "attempts": 0}))
+            return
         final = record.stage == "final"
         self._queue.append(
             Job(
@@ -257,10 +271,10 @@ class Driver:
         assert event.record is not None
         self._commit(event.record)
 
-    def on_lost(self, key: str, cause: str) -> None:
+    def on_lost(self, key: str, status: Status, cause: str) -> None:
         """A worker is gone and another will try."""
         if key in self._jobs:
-            disk.append(self.run.trial(key) / STATUS, {"event": "lost", "cause": cause}, sync=True)
+            disk.append(self.run.trial(key) / STATUS, {"event": "lost", "status": status, "cause": cause}, sync=True)
             self._monitor.note(f"trial {key}: its worker was lost, trying again ({cause})")
 
     def on_crash(self, key: str, status: Status, cause: str) -> None:
@@ -274,6 +288,7 @@ class Driver:
         if over is None:
             disk.append(path, {"event": "gone", "status": status, "cause": cause}, sync=True)
             over = lost(job.record, status, cause, disk.lines(path))
+            checkpoint.remove(path.parent)
         self._commit(over)
 
     def on_tick(self) -> None:
@@ -293,15 +308,21 @@ class Driver:
         place[record.task, record.seed] = self._by_key[record.key] = record
         self._jobs.pop(record.key, None)
         self._seen.pop(record.key, None)
+        self._shelf.put(record)
         if record.stage == "search":
-            self._committed += outcomes(place.values(), self.space)
-        self._monitor.ended(record, self.best())
+            for outcome in outcomes(place.values(), self.space):
+                self._committed.append(outcome)
+                self._standing.add(outcome, place.values())
+                self._shelf.ranked(outcome)
+        self._shelf.settle(job.record for job in self._jobs.values())
+        self._monitor.ended(record)
+        self._logs.trial(record)
         for twin in self._twins.pop(record.key, ()):
             self._commit(_as(record, twin))
 
     def best(self) -> list[Leader]:
         """The best suggestion by each objective."""
-        return leaders(self._committed, self.rows, self.space)
+        return self._standing.leaders
 
     def evidence(self) -> Iterator[Evidence]:
         """How well each rung of each task foretells the end."""
@@ -320,7 +341,7 @@ class Driver:
 
     def summary(self) -> Summary:
         """What the run has come to."""
-        failed = Counter(f"{r.status}: {r.cause}" for r in self.rows if r.status not in ("ok", "pruned"))
+        failed = Counter(reason(row) for row in self.rows if row.status not in ("ok", "pruned"))
         return Summary(
             name=self.run.path.name,
             folder=self.run.path,
@@ -333,6 +354,8 @@ class Driver:
             rungs=tuple(self.evidence()),
             finals=tuple(self._finalists()),
             seconds=self._monitor.seconds,
+            front=tuple(self._standing.front) if len(self.space.objectives) > 1 else (),
+            evicted=self._shelf.evicted,
         )
 
     def __enter__(self) -> Self:
@@ -343,6 +366,7 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        self._logs.close()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -103,7 +103,7 @@ def estimate(
     workers = 1 if executor == "inline" else max(1, min(space.search.parallel, cores // threads, max(1, left)))
     probes, seconds = _probe(space, candidates, threads, cache, patience)
     mean = fmean(seconds)
-    kept = 4 * fmean(c.parameters(t.vocab) for c in candidates for t in space.tasks) + LOG_BYTES
+    weights = 4 * fmean(c.parameters(t.vocab) for c in candidates for t in space.tasks)
     peak = _peak_bytes()
     return Estimate(
         trials=left,
@@ -114,7 +114,7 @@ def estimate(
         seconds=left * mean / workers,
         spread=(min(seconds), max(seconds)),
         memory_bytes=round(peak * workers + (RAY_BYTES if executor == "ray" else 0)),
-        disk_bytes=round(left * kept + workers * 3 * kept),
+        disk_bytes=round(_weights(space, left, workers, weights) + (left + 3 * workers) * LOG_BYTES),
         probes=tuple(probes),
         assumptions=_assumptions(space, executor, workers, cores, threads, len(candidates), len(probes)),
     )
@@ -129,8 +129,16 @@ def _assumptions(
         f"time: {drawn} random candidates, {probes} probes of {STEPS} steps here, the rest by FLOPs; {at_a_time} at a "
         f"time on {cores} cores of this machine, {threads} a trial{halving}; none fails or times out",
         "memory: the peak of this process a worker" + (", and 533 MiB for Ray itself" if executor == "ray" else ""),
-        "disk: final weights and logs of every trial; designs and reports come on top",
+        "disk: weights, as `checkpoints:` lets them stay, and logs of every trial; designs and reports come on top",
     )
+
+
+def _weights(space: Space, trials: int, workers: int, size: float) -> float:
+    """Bytes of checkpoints: those that stay by the space's rule, and those of trials at work."""
+    keep, limit = space.checkpoints.keep, space.checkpoints.max_gb
+    stay = trials if keep is None else min(trials, keep * space.rows + space.final_rows)
+    total = (stay + 3 * workers) * size
+    return total if limit is None else min(total, limit * 1e9)
 
 
 def _draw(space: Space, count: int) -> tuple[list[Candidate], bool]:

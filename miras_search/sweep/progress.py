@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from miras_search.ledger import Record
-from miras_search.search import Leader, describe
+from miras_search.search import Leader, Standing, describe, reason
 
 if TYPE_CHECKING:
     from miras_search.trial import Progress
@@ -28,6 +28,8 @@ REFRESH = 0.2
 """Seconds between two drawings of the table."""
 CAUSES = 4
 """Kinds of failure shown one by one."""
+FRONT = 5
+"""Suggestions of the Pareto front shown one by one."""
 _STYLE = {"ok": "green", "pruned": "cyan", "cancelled": "yellow"}
 
 
@@ -44,8 +46,8 @@ class Monitor:
     def __init__(self, console: Console, name: str, total: int, done: Sequence[Record] = ()) -> None:
         self.console, self.name, self.total = console, name, total
         self.done = len(done)
-        self.best: list[Leader] = []
-        self.failures = Counter(_reason(record) for record in done if record.status not in ("ok", "pruned"))
+        self.standing: Standing | None = None
+        self.failures = Counter(reason(record)[:110] for record in done if record.status not in ("ok", "pruned"))
         self.pruned = sum(record.status == "pruned" for record in done)
         self._before = self.done
         self._start = time.monotonic()
@@ -75,15 +77,14 @@ class Monitor:
             record, _, since = self._running[key]
             self._running[key] = (record, progress, since)
 
-    def ended(self, record: Record, best: Sequence[Leader]) -> None:
-        """A trial is committed; `best` is the best after it."""
+    def ended(self, record: Record) -> None:
+        """A trial is committed."""
         self._running.pop(record.key, None)
         self.done += 1
-        self.best = list(best)
         if record.status == "pruned":
             self.pruned += 1
         elif record.status != "ok":
-            self.failures[_reason(record)] += 1
+            self.failures[reason(record)[:110]] += 1
         if self._live is None:
             self.console.print(self._line(record), soft_wrap=True)
         self.tick(force=True)
@@ -130,7 +131,9 @@ class Monitor:
         if self.left is not None and self.done < self.total:
             head.append(f", about {duration(self.left)} left")
         parts: list[RenderableType] = [head, ProgressBar(total=max(1, self.total), completed=self.done, width=60)]
-        parts += [Text(leading(best), style="green") for best in self.best]
+        if self.standing is not None:
+            parts += [Text(leading(best), style="green") for best in self.standing.leaders]
+            parts += [Text(line, style="green") for line in pareto(self.standing)]
         if self._running:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for column in ("trial", "design", "task"):
@@ -164,6 +167,15 @@ def leading(best: Leader) -> str:
     return f"best {best.metric} {number(best.value)} ({best.goal}) by {best.design}"
 
 
+def pareto(standing: Standing) -> list[str]:
+    """The Pareto front, a line a suggestion, where there are several objectives; the first `FRONT` of it."""
+    front = standing.front if len(standing.objectives) > 1 else []
+    lines = [f"Pareto front of {len(front)}: {', '.join(o.metric for o in standing.objectives)}"] if front else []
+    for point in front[:FRONT]:
+        lines.append(f"  {'  '.join(map(number, point.values))}  {point.design} (suggestion {point.n})")
+    return [*lines, f"  and {len(front) - FRONT} more"] if len(front) > FRONT else lines
+
+
 def number(value: float) -> str:
     """Four significant digits; counts in full."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4g}"
@@ -177,7 +189,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _reason(record: Record) -> str:
-    return f"{record.status}: {record.cause[:100]}" if record.cause else record.status

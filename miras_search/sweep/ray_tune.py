@@ -35,6 +35,7 @@ from ray.tune.stopper import Stopper
 from miras_search.errors import RunError
 from miras_search.ledger import Record, Status
 from miras_search.sweep.job import Event, Job
+from miras_search.sweep.orphans import reaped
 
 if TYPE_CHECKING:  # torch comes with these: see `_Trainable`
     from miras_search.sweep.attempt import Attempt
@@ -99,20 +100,20 @@ def run(driver: Driver, *, threads: int = 1, address: str | None = None) -> None
 def _cluster(cpus: int, address: str | None) -> Iterator[None]:
     """A running Ray; one that was there before is left running. Ray's and Tune's own messages are kept quiet."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    mine = not ray.is_initialized()
-    if mine:
-        # "local": without an address Ray would join any cluster that left its address in /tmp
-        size = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-        try:
-            ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **size)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            what = f"Ray cluster {address} cannot be reached" if address else "Ray cannot be started"
-            raise RunError(f"{what}: {error}", hint="check the address, or use --executor inline") from error
-    try:
+    with contextlib.ExitStack() as held:
+        if not ray.is_initialized():
+            # "local": without an address Ray would join any cluster that left its address in /tmp
+            size = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+            told = held.enter_context(reaped()) if not address else None
+            held.callback(ray.shutdown)
+            try:
+                ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **size)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                what = f"Ray cluster {address} cannot be reached" if address else "Ray cannot be started"
+                raise RunError(f"{what}: {error}", hint="check the address, or use --executor inline") from error
+            if told is not None:
+                told(ray.get_runtime_context().get_session_name())
         yield
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 class _Trainable(tune.Trainable):  # type: ignore[misc]
@@ -142,7 +143,8 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
             self._attempt.close()
         record = event.record.model_dump_json() if event.record is not None else ""
         progress = json.dumps(event.progress)
-        return {"kind": event.kind, "progress": progress, "record": record, "done": event.kind == "end"}
+        node = ray.get_runtime_context().get_node_id()
+        return {"kind": event.kind, "progress": progress, "record": record, "done": event.kind == "end", "node": node}
 
     def cleanup(self) -> None:
         if self._attempt is not None:
@@ -177,6 +179,7 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.jobs: dict[str, Job] = {}
         self.failure: BaseException | None = None
         self._until: dict[str, float] = {}
+        self._nodes: dict[str, str] = {}
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -191,6 +194,7 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
         self._limit(trial, STARTUP)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **_: Any) -> None:
+        self._nodes[trial.config["key"]] = result["node"]
         if result["training_iteration"] == 1:
             self._limit(trial, 0.0)
 
@@ -201,16 +205,18 @@ class _Watchdog(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         with self.guard():
-            status, cause = _post_mortem(trial)
+            key = trial.config["key"]
+            status, cause = _post_mortem(trial, self._nodes.get(key, ""))
             if status == "oom":
-                self.driver.on_crash(trial.config["key"], status, cause)
+                self.driver.on_crash(key, status, cause)
             else:
-                self.driver.on_lost(trial.config["key"], cause)
-            self._until.pop(trial.config["key"], None)
+                self.driver.on_lost(key, status, cause)
+            self._until.pop(key, None)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         with self.guard():
-            self.driver.on_crash(trial.config["key"], *_post_mortem(trial))
+            key = trial.config["key"]
+            self.driver.on_crash(key, *_post_mortem(trial, self._nodes.get(key, "")))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         with self.guard():
@@ -289,8 +295,8 @@ class _Stop(_Unsaved, Stopper):  # type: ignore[misc]
         return self.driver.interrupted
 
 
-def _post_mortem(trial: Trial) -> tuple[Status, str]:
-    """What a worker was lost to: `oom`, `node_lost` or `crashed`, and one line of Ray's account."""
+def _post_mortem(trial: Trial, node: str) -> tuple[Status, str]:
+    """What a worker on a node was lost to: `oom`, `node_lost` or `crashed`, and one line of Ray's account."""
     text, error = "", None
     if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
@@ -300,5 +306,6 @@ def _post_mortem(trial: Trial) -> tuple[Status, str]:
     cause = " ".join(text.split())[:300] or "the worker is gone"
     if isinstance(error, OutOfMemoryError) or "OutOfMemoryError" in text:
         return "oom", cause
-    node = any(word in text for word in ("node died", "node has died", "NodeDiedError", "node was terminated"))
-    return ("node_lost" if node else "crashed"), cause
+    gone = any(word in text for word in ("node died", "node has died", "NodeDiedError", "node was terminated"))
+    gone = gone or any(known["NodeID"] == node and not known["Alive"] for known in ray.nodes())
+    return ("node_lost" if gone else "crashed"), cause

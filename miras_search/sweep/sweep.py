@@ -24,7 +24,8 @@ from miras_search.errors import RunError
 from miras_search.results import keep_results
 from miras_search.runs import RunFolder
 from miras_search.search import Search
-from miras_search.space import Space
+from miras_search.space import OPERATION, Space
+from miras_search.sweep import loggers
 from miras_search.sweep.driver import INTERRUPTED, Driver, Summary
 from miras_search.sweep.reuse import Reuse
 
@@ -76,7 +77,8 @@ def run_sweep(
     """Run a sweep, or continue one.
 
     Args:
-        space: what is searched; to resume, None takes the space of the run.
+        space: what is searched; to resume, None takes the space of the run. Its `timeout_s`, `checkpoints` and
+            `loggers` may differ from those of earlier sessions.
         name: of the run; its folder is `runs_dir / name`.
         runs_dir: on a cluster, a folder that all nodes share.
         trials: rows of the ledger to reach; default: what the space says. A larger number extends a finished run.
@@ -91,8 +93,9 @@ def run_sweep(
         reuse: runs (folders, or names under `runs_dir`) whose equal trials are taken over instead of being trained.
 
     Raises:
-        RunError: if the run exists and `resume` is not given, does not exist and it is, was made from another space, is
-            driven by another process, or cannot be written (its ledger is whole then); for `executor="ray"` without ray.
+        RunError: if a logger's package is not installed; if the run exists and `resume` is not given, does not exist and
+            it is, was made from another space, is driven by another process, or cannot be written (its ledger is whole
+            then); for `executor="ray"` without ray.
         TaskError: if a task's data cannot be read; nothing is written then.
         SpaceError: if the space cannot be searched as it says.
         SweepInterrupted: after Ctrl-C.
@@ -110,6 +113,7 @@ def run_sweep(
         space = _same(Space.from_text(run.space_yaml, str(run.path / "space.yaml")), space, run.path)
     if space is None:
         raise RunError("a new run needs a space", hint="give one, or continue a run with --resume")
+    loggers.check(space.loggers.to)
     total = trials if trials is not None else space.search.trials
     cache = op.cache_folder() / "data"
     data = {task.name: task.prepare(cache) for task in space.tasks}
@@ -118,13 +122,15 @@ def run_sweep(
     search = Search(space)
     about = {"command": command, "executor": executor, "address": address, "plugins": files, "trials": total}
     about["reuse"] = [str(other.path) for other in others]
-    extended = dataclasses.replace(space, search=space.search.model_copy(update={"trials": total}))
+    extended = space
+    if run is None or total > space.search.trials:
+        extended = dataclasses.replace(space, search=space.search.model_copy(update={"trials": total}))
     if run is None:
         run = RunFolder.create(runs_dir / name, extended.to_yaml(), about=about)
     with run.lock():
         if resume:
             run.resumed(about=about)
-            if total > space.search.trials:
+            if extended.to_yaml() != run.space_yaml:
                 run.write("space.yaml", extended.to_yaml())
         limit = timeout if timeout is not None else space.timeout_s
         with Driver(run, space, search, total, console, cache, limit, threads, tuple(files), known) as driver:
@@ -143,18 +149,20 @@ def run_sweep(
 
 
 def _same(stored: Space, given: Space | None, folder: Path) -> Space:
-    """The space of a run, if the one given is no other."""
-    if given is not None and given.digest != stored.digest:
-        mine, theirs = (dataclasses.replace(s, timeout_s=None).plain() for s in (stored, given))
+    """The space of a run, if the one given is no other; what only says how it is operated is taken from that one."""
+    if given is None:
+        return stored
+    if given.digest != stored.digest:
+        mine, theirs = stored.plain(), given.plain()
         mine["search"], theirs["search"] = ({**p["search"], "trials": None} for p in (mine, theirs))
-        keys = [key for key in {**mine, **theirs} if key not in ("name", "description")]
+        keys = [key for key in {**mine, **theirs} if key not in ("name", "description", *OPERATION)]
         differ = [key for key in keys if mine.get(key) != theirs.get(key)]
         raise RunError(
             f"was made from another space: {', '.join(differ)} differ",
             where=str(folder),
             hint="resume with the space it has (space.yaml in that folder), or give the new one another --name",
         )
-    return stored
+    return dataclasses.replace(stored, **{name: getattr(given, name) for name in OPERATION})
 
 
 def _ready_ray() -> None:
