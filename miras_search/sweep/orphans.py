@@ -20,7 +20,8 @@ TOKEN = "MIRAS_SEARCH_SESSION"
 _REAPER = """
 import os, signal, sys, time
 
-token, session = sys.argv[1].encode(), sys.stdin.readline().strip()
+token, driver = sys.argv[1].encode(), int(sys.argv[2])  # the driver holds files of the session open as well
+session = sys.stdin.readline().strip()
 sys.stdin.read()  # until the driver ends, however it ends
 
 def link(path):
@@ -42,7 +43,7 @@ while left and time.monotonic() < until:
     left = False
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
-            if pid != os.getpid() and mine(pid):
+            if pid not in (driver, os.getpid()) and mine(pid):
                 os.kill(pid, signal.SIGKILL)
                 left = True
         except OSError:
@@ -63,7 +64,7 @@ def reaped() -> Iterator[Callable[[str], None]]:
     before = os.environ.get(TOKEN)
     os.environ[TOKEN] = token = secrets.token_hex(8)
     reaper = subprocess.Popen(
-        [sys.executable, "-ISc", _REAPER, f"{TOKEN}={token}"],
+        [sys.executable, "-ISc", _REAPER, f"{TOKEN}={token}", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
