@@ -65,7 +65,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 STRUCTURE = '7cf67a4b28d2'
 TILE = 131072
 LAYERS = 1

@@ -65,7 +65,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 STRUCTURE = '49e56d2efe1a'
 TILE = 131072
 LAYERS = 1

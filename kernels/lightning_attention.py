@@ -68,7 +68,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 CHUNKED = False
 STRUCTURE = '8e1be6797aea'
 TILE = 131072

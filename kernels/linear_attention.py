@@ -67,7 +67,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 CHUNKED = False
 STRUCTURE = '2a4fc20d019c'
 TILE = 131072

@@ -60,7 +60,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 1
+CHUNK = 32
 STRUCTURE = 'c8c21e9730d4'
 TILE = 131072
 LAYERS = 1

@@ -47,7 +47,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 1
+CHUNK = 16
 LAYERS = 1
 EXPANSION = 1
 SPAN = 1

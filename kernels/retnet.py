@@ -67,7 +67,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 CHUNKED = False
 STRUCTURE = 'c630a808627c'
 TILE = 131072

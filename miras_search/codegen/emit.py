@@ -114,6 +114,19 @@ def derived(design: Design) -> bool:
     return memory.depth_ == 1 or hasattr(memory, "activate_curve")
 
 
+def tile(design: Design) -> int:
+    """Tokens that the torch path takes at once: the chunk where it is part of the design, else what is fastest on a CPU.
+
+    A gate for every channel or row, least squares and scans hold a matrix a token, so that small tiles serve them best.
+    """
+    if not design.memory.parametric:
+        return 1
+    if design.chunked:
+        return design.algorithm.chunk_
+    per_matrix = design.retention.gated in ("channel", "row") or design.algorithm.least_squares or scanned(design)
+    return 16 if per_matrix else 32
+
+
 def flags(design: Design) -> dict[str, Any]:
     """The values of `skeletons.slots` for a canonical design: what decides its code, and its numbers."""
     memory, bias, retention, algorithm, block = (
@@ -124,7 +137,7 @@ def flags(design: Design) -> dict[str, Any]:
         design.block,
     )
     return {
-        "CHUNK": algorithm.chunk_ if memory.parametric else 1,
+        "CHUNK": tile(design),
         "CHUNKED": design.chunked,
         "TRITON": bool(has_kernels(design)),
         "KERNELS": has_kernels(design),
