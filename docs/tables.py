@@ -100,10 +100,28 @@ def short(choice: Choice) -> str:
     return f"`{choice.kind}`" + (f" ({', '.join(f'{n} {number(v)}' for n, v in other.items())})" if other else "")
 
 
+def choices() -> str:
+    """The four questions, and the kinds that answer each."""
+    questions = {
+        "memory": ("memory", "What function is learned online?", memory.VARIANTS),
+        "bias": ("attentional bias", "What inner loss says that it remembers?", bias.VARIANTS),
+        "retention": ("retention gate", "How does it keep what it has?", retention.VARIANTS),
+        "algorithm": ("algorithm", "How does a gradient become a write?", algorithm.VARIANTS),
+    }
+    rows = ((name, asked, ", ".join(f"`{c.variant()}`" for c in found)) for name, asked, found in questions.values())
+    return table(("choice", "question", "here"), rows)
+
+
 def named() -> str:
-    """A row a published design: its four choices."""
-    rows = ((f"`{name}`", *(short(getattr(entry.design, part)) for part in CHOICES)) for name, entry in NAMED.items())
-    return table(("design", *CHOICES), rows)
+    """A row a published design: its four choices, how far it is from independent code, and its cost beside attention."""
+    cost = pd.read_parquet(ROOT / "runs" / "reference" / "speed.parquet").set_index("design")["ratio"]
+    known = verified()
+    rows = []
+    for name, entry in NAMED.items():
+        deviation = f"{known[name].outputs:.0e}" if name in known else "not compared"
+        time = f"{cost[name]:.1f}" if name in cost.index else "not measured"
+        rows.append((f"`{name}`", *(short(getattr(entry.design, part)) for part in CHOICES), deviation, time))
+    return table(("design", *CHOICES, "deviation", "time"), rows)
 
 
 def fidelity() -> str:
@@ -178,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "algorithm": lambda: variants(algorithm.VARIANTS),
     "tasks": tasks,
     "published": published,
+    "choices": choices,
     "named": named,
     "fidelity": fidelity,
     "verified": verification,
