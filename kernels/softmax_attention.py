@@ -68,14 +68,16 @@ def memory_cache(
     """
     batch, time = k.shape[:2]
     live = torch.ones(batch, time, dtype=torch.bool, device=q.device) if valid is None else valid
-    plain = state is None and reset is None and valid is None and WINDOW == 0
+    alone = state is None and reset is None and valid is None
+    plain = alone and WINDOW == 0
     if state is not None:
         k, v = torch.cat([state["key"], k], 1), torch.cat([state["value"], v], 1)
         live = torch.cat([state["mask"], live], 1)
     past = k.shape[1] - time
     seen = None
     mask = live
-    if not plain:
+    y: Tensor | None = None
+    if not plain and y is None:
         # An index over stored tokens counts the valid ones only; a document number keeps documents apart.
         count = live.cumsum(1)
         seen = live[:, None, :] & (count[:, None, :] <= count[:, past:, None])
@@ -86,9 +88,10 @@ def memory_cache(
             mask = live & (document == document[:, -1:])
         seen |= ~seen.any(-1, keepdim=True)  # a query without keys is padding; its answer is dropped below
         seen = seen[:, None]
-    y = torch.nn.functional.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen, is_causal=plain
-    ).transpose(1, 2)
+    if y is None:
+        y = torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen, is_causal=plain
+        ).transpose(1, 2)
     if valid is not None:
         y = y * valid[:, :, None, None]
     if not plain:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from miras_search.codegen.emit import tile
 from miras_search.design import Design
+from miras_search.memory import Cache
 from miras_search.named import NAMED
 
 # Not shrunk: a failure prints its design, and every smaller one would have to be emitted first.
@@ -233,3 +234,10 @@ def test_autocast_changes_nothing_inside_the_memory(name: str) -> None:
         return found
 
     assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
+
+
+@pytest.mark.parametrize("time", [33, 48, 50])
+def test_a_window_in_blocks_is_the_window(time: int) -> None:
+    """Rows longer than two windows take another way, which must be the reference's too."""
+    design = NAMED["sliding-window-attention"].design.model_copy(update={"memory": Cache(window=16)})
+    check(problem(design, time, batch=2), tolerance("path"))
