@@ -4,12 +4,14 @@
     python benchmarks/designs.py --write    and writes runs/reference/speed.parquet, from which the README's table takes its column
 
 Width 256, 4 heads, batch 1, T = 2048, float32, one thread, each design at its defaults; interleaved rounds in one process, medians of processor
-time. A ratio to attention holds at this length: attention's cost a token grows with it.
+time. A design that takes more than 3 ms a token is timed on 64 tokens; what a token costs does not depend on length, but for
+attention, whose ratio holds at 2048.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from pathlib import Path
 
@@ -20,14 +22,14 @@ from cpu import HEADS, WIDTH, Ours, Row, race
 from miras_search.named import NAMED
 
 OUT = Path(__file__).parents[1] / "runs" / "reference" / "speed.parquet"
-TIME = 2048
+LONG, SHORT, SLOW = 2048, 64, 3e-3
 
 
-def row(name: str) -> Row:
-    """A layer of the design, run once."""
+def row(name: str, tokens: int) -> Row:
+    """A layer of the design, forward and backward."""
     torch.manual_seed(0)
     layer = Ours(NAMED[name].design, WIDTH, HEADS)
-    x, probe = torch.randn(1, TIME, WIDTH, requires_grad=True), torch.randn(1, TIME, WIDTH)
+    x, probe = torch.randn(1, tokens, WIDTH, requires_grad=True), torch.randn(1, tokens, WIDTH)
 
     def run() -> float:
         layer(x).backward(probe)
@@ -38,6 +40,15 @@ def row(name: str) -> Row:
     return Row(name, run)
 
 
+def tokens_of(name: str) -> int:
+    """How many tokens it is timed on."""
+    trial = row(name, SHORT)
+    trial.run()
+    start = time.process_time()
+    trial.run()
+    return SHORT if time.process_time() - start > SLOW * SHORT else LONG
+
+
 def main() -> None:
     """Time all, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,10 +57,15 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = race([row(name) for name in NAMED], given.rounds)
-    base = next(r.cpu for r in found if r.row.name == "softmax-attention")
+    tokens = {name: tokens_of(name) for name in NAMED}
+    cost = {
+        r.row.name: 1e3 * r.cpu / tokens[r.row.name] for r in race([row(n, tokens[n]) for n in NAMED], given.rounds)
+    }
     frame = pd.DataFrame(
-        [{"design": r.row.name, "us_per_token": r.cpu * 1e3 / TIME, "ratio": r.cpu / base} for r in found]
+        [
+            {"design": n, "us_per_token": us, "ratio": us / cost["softmax-attention"], "tokens": tokens[n]}
+            for n, us in cost.items()
+        ]
     )
     print(frame.to_string(index=False, float_format="{:.1f}".format))
     if given.write:

@@ -59,7 +59,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 LAYERS = 1
 EXPANSION = 1
 SPAN = 1
