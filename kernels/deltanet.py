@@ -221,7 +221,7 @@ def per_channel(l: Tensor) -> Tensor:
 def chunk_online(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form); with a gate of value channels every one of them has a system of its own.
+    """The exact delta rule for a tile of tokens (WY form); gated by value channels, each has a system of its own.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
     W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has

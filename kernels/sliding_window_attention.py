@@ -67,7 +67,7 @@ def blocks(x: Tensor, span: Span) -> Tensor:
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to the last WINDOW tokens, `[B, T, H, dim]` each: blocks of WINDOW queries see their own block and the one before."""
+    """Attention to the last WINDOW tokens, `[B, T, H, dim]` each: WINDOW queries see their own block and the one before."""
     batch, time, heads, _ = q.shape
     more = -time % WINDOW
     q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, more)) for x in (q, k, v))
