@@ -960,16 +960,16 @@ def check_inputs(
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    shape = (batch, time, heads)
+    shape, keys = (batch, time, heads), key_size(dim)
     several = []
-    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
-    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    q = torch.nn.functional.normalize(draw(*shape, keys), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, keys), dim=-1)
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
-    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
+    wide = {"channel": [keys], "row": [dim], "outer": [keys + dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))

@@ -555,16 +555,16 @@ def check_inputs(
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    shape = (batch, time, heads)
+    shape, keys = (batch, time, heads), key_size(dim)
     several = []
-    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
-    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    q = torch.nn.functional.normalize(draw(*shape, keys), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, keys), dim=-1)
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
         "erase": 0.3 * draw(*shape, *([])).sigmoid(),
     }
-    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
+    wide = {"channel": [keys], "row": [dim], "outer": [keys + dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
@@ -579,7 +579,7 @@ def check_inputs(
         "log_alpha": GATE != "none",
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
-    initial["ridge"] = 0.5 + draw(heads, dim).exp()
+    initial["ridge"] = 0.5 + draw(heads, keys).exp()
     inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, *several, dim))]
     return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
 

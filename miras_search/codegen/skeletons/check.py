@@ -8,7 +8,7 @@ from torch import Tensor
 from miras_search.codegen.skeletons.cache import memory_cache
 from miras_search.codegen.skeletons.chunk import orthogonalise
 from miras_search.codegen.skeletons.dense import predict
-from miras_search.codegen.skeletons.layer import Layer, weight_shapes
+from miras_search.codegen.skeletons.layer import Layer, key_size, weight_shapes
 from miras_search.codegen.skeletons.recurrence import memory
 from miras_search.codegen.skeletons.slots import (
     ASCENT,
@@ -220,16 +220,16 @@ def check_inputs(
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    shape = (batch, time, heads)
+    shape, keys = (batch, time, heads), key_size(dim)
     several = [STEPS] if STEPS > 1 else []
-    q = torch.nn.functional.normalize(draw(*shape, dim), dim=-1)
-    k = torch.nn.functional.normalize(draw(*shape, *several, dim), dim=-1)
+    q = torch.nn.functional.normalize(draw(*shape, keys), dim=-1)
+    k = torch.nn.functional.normalize(draw(*shape, *several, keys), dim=-1)
     gates = {
         "eta": 0.3 * draw(*shape, *several).sigmoid(),
         "delta": draw(*shape).exp(),
-        "erase": 0.3 * draw(*shape, *([dim] if ERASE_CHANNELS else [])).sigmoid(),
+        "erase": 0.3 * draw(*shape, *([keys] if ERASE_CHANNELS else [])).sigmoid(),
     }
-    wide = {"channel": [dim], "row": [dim], "outer": [2 * dim]}.get(GATE, [])
+    wide = {"channel": [keys], "row": [dim], "outer": [keys + dim]}.get(GATE, [])
     gates["gamma"] = draw(*shape).sigmoid()
     gates["log_mu"] = torch.nn.functional.logsigmoid(draw(*shape))
     gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + draw(*shape, *wide))
@@ -250,7 +250,7 @@ def check_inputs(
     }
     gates = {name: gate.requires_grad_() for name, gate in gates.items() if wanted[name]}
     if LEAST_SQUARES:
-        initial["ridge"] = 0.5 + draw(heads, dim).exp()
+        initial["ridge"] = 0.5 + draw(heads, keys).exp()
     inputs = [x.detach().requires_grad_() for x in (q, k, draw(*shape, *several, dim))]
     return inputs, gates, {name: x.detach().requires_grad_() for name, x in initial.items()}
 
