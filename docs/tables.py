@@ -23,6 +23,7 @@ import miras_search.tasks  # noqa: F401  (registers the tasks)
 from miras_search import algorithm, bias, memory, retention, rules
 from miras_search.choice import Choice
 from miras_search.choice import variants as known
+from miras_search.codegen.compiled import table as compiled
 from miras_search.codegen.dialect import TORCH
 from miras_search.named import NAMED, verified
 
@@ -189,6 +190,23 @@ def anchors(task: str, metric: str, sign: float) -> Callable[[], str]:
     return text
 
 
+def spills() -> str:
+    """Kernels that spill: the largest stack among their designs, by Triton's version."""
+    entries = compiled().values()
+    versions = sorted({version for entry in entries for version in entry["found"]})
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for entry in entries:
+        kind = "whole" if entry["design"].startswith("moneta") else ""
+        groups.setdefault((kind, entry["kernel"].split()[0], entry["arch"]), []).append(entry)
+    rows = []
+    for (kind, kernel, arch), found in sorted(groups.items()):
+        spilling = sorted({e["design"] for e in found if any(usage["stack"] for usage in e["found"].values())})
+        if spilling:
+            largest = [max((e["found"][v]["stack"] for e in found if v in e["found"]), default=None) for v in versions]
+            rows.append((f"`{kernel}`", kind, f"sm_{arch}", "; ".join(spilling), *map(number, largest)))
+    return table(("kernel", "mirror map", "for", "designs", *(f"bytes a thread, triton {v}" for v in versions)), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "memory": lambda: variants(memory.VARIANTS),
     "bias": lambda: variants(bias.VARIANTS, bias.Bias),
@@ -202,6 +220,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "verified": verification,
     "refusals": refused,
     "dialect": dialect,
+    "spills": spills,
     "anchors-recall": anchors("recall", "accuracy", 1.0),
     "anchors-text": anchors("text", "bits_per_byte", -1.0),
 }

@@ -24,6 +24,7 @@ Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to 
 Fingerprint b23b020ce521. Needs torch alone. Do not edit: change the design and emit again.
 """
 
+import logging
 import math
 import os
 import sys
@@ -709,9 +710,11 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
-    fits = triton_takes(q, k, v, state)
+    query, key, value = (under_autocast(x) for x in (q, k, v))
+    fits = triton_takes(query, key, value, state)
     if fits:
-        return triton_linear(q, k, v, gates, initial, state, reset, valid)
+        y, out = triton_linear(query, key, value, gates, initial, state, reset, valid)
+        return y.to(v.dtype), out
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -1043,6 +1046,18 @@ if triton is not None:
         """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
         return max(16, 1 << (span - 1).bit_length())
 
+    def device_major(x: Tensor) -> int:
+        """The compute capability that kernels on x are compiled for; Hopper's without a GPU."""
+        if x.is_cuda:
+            return torch.cuda.get_device_properties(x.device).major
+        return 9
+
+    def free_tile(x: Tensor) -> int:
+        """Tokens of a tile whose size the design leaves open; before Hopper 64 rows do not fit into registers."""
+        if device_major(x) < 9:
+            return 32
+        return 64
+
     def precision() -> str:
         """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
         return "ieee" if torch.version.hip else "tf32x3"
@@ -1340,12 +1355,13 @@ if triton is not None:
 
     def linear_autograd(ctx, dy: Tensor | None, dfinal: Tensor | None, dstarts: Tensor | None):
         """From the gradients of the outputs to those of the inputs."""
-        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[7]
+        saved = ctx.saved_tensors  # asked for once: activation checkpointing gives them out once
+        v, starts = saved[2], saved[7]
         if dy is None:
             dy = torch.zeros_like(v)
         if dfinal is None:
             dfinal = torch.zeros_like(starts[:, :, 0])
-        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
+        return (*LINEAR_BACKWARD(*saved, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
 
     LINEAR_BACKWARD = operator("linear_backward", linear_backward, linear_gradient_shapes)
 
@@ -1365,8 +1381,8 @@ def triton_linear(
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
     batch, time = k.shape[:2]
     layout = None
-    # Without frozen weights a chunk is a tile, of which 64 is the largest.
-    span = 64
+    # Without frozen weights a chunk is a tile.
+    span = free_tile(k)
     marks = torch.zeros(batch, -(-time // span), dtype=torch.int32, device=q.device)
     if reset is not None or valid is not None:
         # A document starts a chunk of the grid.
@@ -1412,14 +1428,31 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
     return ""
 
 
+def under_autocast(x: Tensor) -> Tensor:
+    """Under autocast the kernels take what a matrix product would: its dtype."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+LOG = logging.getLogger(__name__)
+
+
 # Calls by path: `triton`, or the reason why the torch path ran.
 PATHS = {"triton": 0}
 
 
 def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
-    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
+    """Whether this call runs in Triton; counted in `PATHS` and logged the first time, so that nobody need guess which path ran.
+
+    A compiled graph is not counted: its operators have the kernels' names, or it has none.
+    """
     path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
+        if not PATHS.get(path):
+            level = logging.WARNING if q.is_cuda and path != "triton" else logging.INFO
+            LOG.log(level, "the memory runs in %s", "Triton" if path == "triton" else f"torch, not in Triton: {path}")
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"
 

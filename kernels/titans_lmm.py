@@ -24,6 +24,7 @@ Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to 
 Fingerprint f27e5bc44b98. Needs torch alone. Do not edit: change the design and emit again.
 """
 
+import logging
 import math
 import os
 import sys
@@ -870,9 +871,11 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
-    fits = triton_takes(q, k, v, state)
+    query, key, value = (under_autocast(x) for x in (q, k, v))
+    fits = triton_takes(query, key, value, state)
     if fits:
-        return triton_dense(q, k, v, gates, initial, state, reset, valid)
+        y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
+        return y.to(v.dtype), out
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -2200,14 +2203,31 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
     return ""
 
 
+def under_autocast(x: Tensor) -> Tensor:
+    """Under autocast the kernels take what a matrix product would: its dtype."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+LOG = logging.getLogger(__name__)
+
+
 # Calls by path: `triton`, or the reason why the torch path ran.
 PATHS = {"triton": 0}
 
 
 def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
-    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
+    """Whether this call runs in Triton; counted in `PATHS` and logged the first time, so that nobody need guess which path ran.
+
+    A compiled graph is not counted: its operators have the kernels' names, or it has none.
+    """
     path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
+        if not PATHS.get(path):
+            level = logging.WARNING if q.is_cuda and path != "triton" else logging.INFO
+            LOG.log(level, "the memory runs in %s", "Triton" if path == "triton" else f"torch, not in Triton: {path}")
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from torch import nn
 
 from miras_search import disk, named
 from miras_search.codegen.emit import emit
+from miras_search.codegen.triton_dialect import why_no_kernels
 from miras_search.design import Design
 
 
@@ -64,13 +66,22 @@ def import_module(path: Path) -> ModuleType:
     return module
 
 
-def path_taken(*designs: Design) -> tuple[str, str]:
+def calls(*designs: Design) -> dict[Design, dict[str, int]]:
+    """The calls of the designs' modules in this process so far, by path; designs without kernels count none."""
+    return {design: dict(getattr(load(design.canonical()), "PATHS", {})) for design in designs}
+
+
+def path_taken(*designs: Design, since: Mapping[Design, Mapping[str, int]] | None = None) -> tuple[str, str]:
     """Which path the calls of the designs' modules took in this process, and why not Triton.
+
+    Args:
+        designs: one or several.
+        since: what `calls` said when the counting began; default: all calls count.
 
     Returns:
         `triton` (all of them) or `torch`; and the reasons, of several designs each with its name.
     """
-    found = {design: _path(design) for design in designs}
+    found = {design: _path(design, (since or {}).get(design, {})) for design in designs}
     path = "torch" if any(path == "torch" for path, _ in found.values()) else "triton"
     if len(found) == 1:
         return path, next(iter(found.values()))[1]
@@ -78,13 +89,12 @@ def path_taken(*designs: Design) -> tuple[str, str]:
     return path, "; ".join(told)
 
 
-def _path(design: Design) -> tuple[str, str]:
-    module = load(design.canonical())
-    counts: dict[str, int] | None = getattr(module, "PATHS", None)
+def _path(design: Design, before: Mapping[str, int]) -> tuple[str, str]:
+    counts: dict[str, int] | None = getattr(load(design.canonical()), "PATHS", None)
     if counts is None:
-        return "torch", "no Triton kernel for this design"
-    other = sorted(reason for reason, n in counts.items() if reason != "triton" and n)
-    return ("triton" if counts["triton"] else "torch"), "; ".join(other)
+        return "torch", f"no Triton kernels: {why_no_kernels(design.canonical())}"
+    taken = {path for path, n in counts.items() if n > before.get(path, 0)} or {"no call was counted"}
+    return ("triton" if "triton" in taken else "torch"), "; ".join(sorted(taken - {"triton"}))
 
 
 def source(design: Design) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import time
 import traceback
@@ -35,6 +36,7 @@ from miras_search.tasks import IGNORE
 if TYPE_CHECKING:
     from miras_search.tasks import Batch, Task, TaskData, Totals
 
+LOG = logging.getLogger(__name__)
 Split = Literal["validation", "test"]
 POINTS = 200
 """Lines of a full trial's steps.jsonl."""
@@ -120,6 +122,7 @@ class Trainer:
         """Evaluations on the way, `{"tokens": ..., "metrics": {...}}`; kept in the checkpoint."""
         self.totals: Totals | None = None
         """Sums of the last evaluation, by class and by position (`loss_by_position`)."""
+        self._before = op.calls(*candidate.memories)
         self._called = False
         self._taken: tuple[str, ...] = ("", "")
         self._every, self._saved_at = max(1, self.steps // POINTS), time.monotonic()
@@ -180,7 +183,10 @@ class Trainer:
 
     def _score(self, batch: Batch) -> heads.Scored:
         found = heads.score(self.model, batch, self.device)
-        self._called = True
+        if not self._called:
+            self._called = True
+            name = self.candidate.label or self.candidate.fingerprint
+            LOG.info("%s on %s runs in %s", name, self.task.name, ": ".join(filter(None, self._path())))
         return found
 
     @torch.no_grad()
@@ -252,8 +258,8 @@ class Trainer:
         return True
 
     def _path(self) -> tuple[str, ...]:
-        """Path and reason; the module counts its calls in this process, so before the first one the checkpoint's word."""
-        return op.path_taken(*self.candidate.memories) if self._called else self._taken
+        """Path and reason, of the trial's own calls in this process; before the first one the checkpoint's word."""
+        return op.path_taken(*self.candidate.memories, since=self._before) if self._called else self._taken
 
     def _identity(self) -> dict[str, Any]:
         return {

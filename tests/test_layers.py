@@ -26,6 +26,7 @@ LAYERS = [
     ("reference",),
     ("codegen",),
     ("op",),
+    ("trust",),
     ("model",),
     ("heads",),
     ("ledger",),
@@ -96,7 +97,20 @@ INSIDE = {
 }
 """The same inside a package, one after another."""
 
-TORCH = {"reference", "codegen", "op", "model", "heads", "checkpoint", "optimiser", "trial", "rates", "sweep", "export"}
+TORCH = {
+    "reference",
+    "codegen",
+    "op",
+    "trust",
+    "model",
+    "heads",
+    "checkpoint",
+    "optimiser",
+    "trial",
+    "rates",
+    "sweep",
+    "export",
+}
 """The only ones that may import torch, by themselves or through another, when they are imported."""
 RAY = "sweep.ray_tune"
 HEAVY = ("torch", "ray", "optuna", "transformers", "datasets", "triton")

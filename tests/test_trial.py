@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from miras_search import checkpoint, model, named, trial
+from miras_search import checkpoint, model, named, op, trial
 from miras_search.algorithm import GradientDescent
 from miras_search.candidate import Backbone, Candidate, Optimiser
 from miras_search.disk import lines
@@ -87,6 +87,30 @@ def test_record_says_what_was_trained(tmp_path: Path) -> None:
     assert record.state_bytes == candidate().state_bytes(TASK.context)
     assert [line["step"] for line in curve(tmp_path)] == list(range(1, STEPS + 1))
     assert set(curve(tmp_path)[0]) == {"step", "tokens", "loss", "lr", "grad_norm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gated-deltanet", "tensors are on cpu, not on a GPU"),
+        ("gla", "no Triton kernels: the gate is one number a channel"),
+    ],
+)
+def test_the_path_is_that_of_the_trials_own_calls(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not of an earlier trial in this process, which ran on a GPU; once in the log, and in the record."""
+    module = op.load(named.get(name))
+    if name == "gated-deltanet":
+        monkeypatch.setitem(module.PATHS, "triton", 5)
+        reason = reason if module.triton else "triton is not installed"
+    trainer = Trainer(candidate(name), TASK, BUDGET, 0, threads=1, device="cpu")
+    with caplog.at_level("INFO", "miras_search.trial"):
+        trainer.advance(3 * trainer.tokens_per_step)
+    record = trainer.record()
+    assert (record.path, record.path_reason) == ("torch", reason)
+    said = [line.getMessage() for line in caplog.records if line.name == "miras_search.trial"]
+    assert said == [f"{name} on mqar runs in torch: {reason}"]
 
 
 def test_a_seed_decides_everything() -> None:

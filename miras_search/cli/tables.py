@@ -452,10 +452,11 @@ def trial(record: Any) -> None:
     out = console()
     said = f"{record.label or record.fingerprint} on {record.task}, seed {record.seed}: {record.status}"
     out.print(Text(said + (f", {record.cause}" if record.cause else ""), style="bold"), soft_wrap=True)
+    ran = (record.path, record.path_reason)
     rows = [(name, number(value)) for name, value in record.metrics.items()]
     rows += [
         ("tokens", f"{record.tokens:,} in {record.steps:,} steps, {duration(record.seconds)}"),
-        ("speed", f"{record.tokens_per_second:,.0f} tokens/s ({record.path or 'nothing ran'})"),
+        ("speed", f"{record.tokens_per_second:,.0f} tokens/s ({': '.join(filter(None, ran)) or 'nothing ran'})"),
         ("parameters", f"{record.parameters:,}"),
         ("state", f"{record.state_bytes:,} bytes a sequence"),
     ]

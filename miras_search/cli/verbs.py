@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -178,32 +178,53 @@ def tasks(*, plugin: Plugins, as_json: Json = False) -> None:
         tables.tasks(entries)
 
 
-@_verb("miras-search emit yaad -o yaad.py && python yaad.py")
+@_verb("miras-search emit yaad -o yaad.py && python yaad.py", "miras-search emit yaad -o yaad.py --verify")
 def emit(
     design: Annotated[str, typer.Argument(metavar="DESIGN", help=DESIGN)],
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Measure it against its definition; the card is FILE with .trust.json.")
+    ] = False,
     plugin: Plugins,
     as_json: Json = False,
 ) -> None:
     """Write a design as a Python module of its own.
 
-    It holds memory, layer and self-check, and needs torch alone.
+    It holds memory, layer and self-check, and needs torch alone. With --verify: the error of every tensor against float64, by
+    path and dtype, and what Triton's compiler made of the kernels.
     """
     from miras_search import named
     from miras_search.cli import inputs
     from miras_search.codegen.emit import emit as emit_source
 
+    if verify and out is None:
+        raise Misused("--verify leaves a card beside the file: name the file with -o")
     found = inputs.design(design).canonical()
     source = emit_source(found)
+    card = None
     if out is not None:
         disk.write(out, source, "choose another with -o")
         say(f"{named.label(found) or found.fingerprint} is in {out}; check it: python {shlex.quote(str(out))}")
+        if verify:
+            from miras_search import trust
+
+            card = trust.verify(found, source)
+            inputs.write(out.with_suffix(".trust.json"), card.model_dump_json(indent=1) + "\n")
     if as_json:
-        about = {"name": named.label(found), "fingerprint": found.fingerprint, "structure": found.structure}
-        print_json(about | {"design": found.model_dump(mode="json"), "source": source})
+        about: dict[str, Any] = {
+            "name": named.label(found),
+            "fingerprint": found.fingerprint,
+            "structure": found.structure,
+        }
+        about |= {"design": found.model_dump(mode="json"), "source": source}
+        print_json(about | ({"trust": card.model_dump(mode="json")} if card is not None else {}))
+    elif card is not None:
+        print(card.text(), end="")
     elif out is None:
         print(source, end="")
+    if card is not None and not card.ok:
+        raise typer.Exit(1)
 
 
 @_verb("miras-search train yaad --task mqar --set task.pairs=4", "miras-search train --from quickstart 3f2a")

@@ -47,23 +47,47 @@ def has_kernels(design: Design) -> str:
     delta: the online delta rule with scalar gate or none, in either order, with tied, decoupled or implicit strengths.
     dense: one or two layers of any kind but an offset, any dual mirror map, momentum, exact or lagged reads.
     """
+    if why_no_kernels(design):
+        return ""
+    if design.algorithm.online:
+        return "delta"
+    plain = design.memory.linear and design.retention.linear and not design.algorithm.momentum
+    return "linear" if plain else "dense"
+
+
+def why_no_kernels(design: Design) -> str:
+    """What a canonical design has that no family serves, the first of it; empty if one serves the design."""
     memory, retention, algorithm = design.memory, design.retention, design.algorithm
-    if retention.gated not in ("none", "scalar") or retention.klass != "dual" or not algorithm.parametric:
-        return ""
+    if not memory.parametric:
+        return "the memory is a cache"
+    if algorithm.least_squares:
+        return "the memory is the solution of a regression"
+    if retention.gated not in ("none", "scalar"):
+        return f"the gate is one number a {retention.gated}"
+    if retention.klass != "dual":
+        return f"the retention is {retention.klass}"
     if memory.diagonal:
-        return ""
+        return "the memory is diagonal"
+    if algorithm.steps_ > 1:
+        return f"{algorithm.steps_} steps a token"
     if algorithm.online:
-        return "delta" if algorithm.steps_ == 1 and not algorithm.least_squares else ""
-    written = memory.depth_ in (1, 2) and memory.inputs_ == 1 and not memory.offset_
-    learned = algorithm.chunk_ <= 64 and not (algorithm.orthogonal or algorithm.last_only) and design.bias.window == 1
-    if not (written and learned) or algorithm.read_ == "stale" or algorithm.read_first:
         return ""
-    if memory.linear and retention.linear and not algorithm.momentum:
-        return "linear"
     # The hidden units are taken in tiles, whose size is a power of two.
     hidden = memory.weights(16, 16)[0][0]
-    derived = memory.depth_ == 1 or hasattr(memory, "activate_curve")
-    return "dense" if derived and hidden & (hidden - 1) == 0 else ""
+    lacks = {
+        f"a memory of {memory.depth_} layers": memory.depth_ > 2,
+        "a memory of two inputs": memory.inputs_ > 1,
+        "the memory has an offset": memory.offset_,
+        f"a chunk of {algorithm.chunk_} tokens, more than 64": algorithm.chunk_ > 64,
+        "the momentum is orthogonalised": algorithm.orthogonal,
+        "only the last layer is written": algorithm.last_only,
+        f"a loss over {design.bias.window} tokens": design.bias.window > 1,
+        "reads are stale": algorithm.read_ == "stale",
+        "reads come before the write": algorithm.read_first,
+        "the activation has no second derivative here": memory.depth_ > 1 and not hasattr(memory, "activate_curve"),
+        f"an expansion to {hidden // 16} times the width, no power of two": bool(hidden & (hidden - 1)),
+    }
+    return next((reason for reason, lacking in lacks.items() if lacking), "")
 
 
 def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:

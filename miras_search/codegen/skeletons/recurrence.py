@@ -32,7 +32,7 @@ from miras_search.codegen.skeletons.slots import (
 from miras_search.codegen.skeletons.triton_delta import triton_delta
 from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
-from miras_search.codegen.skeletons.triton_paths import triton_takes
+from miras_search.codegen.skeletons.triton_paths import triton_takes, under_autocast
 from miras_search.codegen.skeletons.triton_slots import KERNELS
 from miras_search.codegen.skeletons.walk import Walk, walk_step
 
@@ -169,13 +169,16 @@ def memory(
     if SHIFTED:
         v = v - k
     if TRITON:
-        fits = triton_takes(q, k, v, state)
+        query, key, value = (under_autocast(x) for x in (q, k, v))
+        fits = triton_takes(query, key, value, state)
         if fits:
             if KERNELS == "linear":
-                return triton_linear(q, k, v, gates, initial, state, reset, valid)
-            if KERNELS == "delta":
-                return triton_delta(q, k, v, gates, initial, state, reset, valid)
-            return triton_dense(q, k, v, gates, initial, state, reset, valid)
+                y, out = triton_linear(query, key, value, gates, initial, state, reset, valid)
+            elif KERNELS == "delta":
+                y, out = triton_delta(query, key, value, gates, initial, state, reset, valid)
+            else:
+                y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
+            return y.to(v.dtype), out
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]

@@ -31,6 +31,7 @@ except ImportError:
 if triton is not None:
     from miras_search.codegen.skeletons.triton_dense_read import dense_backward_read, dense_forward_read
     from miras_search.codegen.skeletons.triton_tiles import (
+        free_tile,
         load_gate,
         load_rows,
         operator,
@@ -238,7 +239,7 @@ def delta_call(
     """In float32: what gates make of a tile, the kernels, and the answers in their places."""
     batch, time, heads = k.shape[:3]
     layout = None
-    span = 64
+    span = free_tile(k)
     tiles = -(-time // span)
     marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
     if reset is not None or valid is not None:

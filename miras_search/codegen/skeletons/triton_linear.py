@@ -30,7 +30,7 @@ except ImportError:
 
 if triton is not None:
     from miras_search.codegen.skeletons.triton_slots import STATE_FREE, bias_phi_tile, bias_phi_vjp_tile
-    from miras_search.codegen.skeletons.triton_tiles import operator, precision, rows_of
+    from miras_search.codegen.skeletons.triton_tiles import free_tile, operator, precision, rows_of
 
     @triton.jit
     def linear_rows(n, pair, T, H, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -331,12 +331,13 @@ if triton is not None:
 
     def linear_autograd(ctx, dy: Tensor | None, dfinal: Tensor | None, dstarts: Tensor | None):
         """From the gradients of the outputs to those of the inputs."""
-        v, starts = ctx.saved_tensors[2], ctx.saved_tensors[7]
+        saved = ctx.saved_tensors  # asked for once: activation checkpointing gives them out once
+        v, starts = saved[2], saved[7]
         if dy is None:
             dy = torch.zeros_like(v)
         if dfinal is None:
             dfinal = torch.zeros_like(starts[:, :, 0])
-        return (*LINEAR_BACKWARD(*ctx.saved_tensors, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
+        return (*LINEAR_BACKWARD(*saved, dy, dfinal, dstarts, *ctx.numbers), None, None, None)
 
     LINEAR_BACKWARD = operator("linear_backward", linear_backward, linear_gradient_shapes)
     LINEAR = operator("linear", linear_forward, linear_shapes, linear_autograd, linear_setup)
@@ -355,11 +356,11 @@ def triton_linear(
     """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
     batch, time = k.shape[:2]
     layout = None
-    # Without frozen weights a chunk is a tile, of which 64 is the largest.
+    # Without frozen weights a chunk is a tile.
     if CHUNKED:
         span = CHUNK
     else:
-        span = 64
+        span = free_tile(k)
     marks = torch.zeros(batch, -(-time // span), dtype=torch.int32, device=q.device)
     if reset is not None or valid is not None:
         # A document starts a chunk of the grid.

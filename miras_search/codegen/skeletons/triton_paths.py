@@ -1,6 +1,7 @@
 # ruff: noqa: F401
 """Which calls run in Triton, why the others do not, and how many did."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -46,13 +47,28 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
     return ""
 
 
+def under_autocast(x: Tensor) -> Tensor:
+    """Under autocast the kernels take what a matrix product would: its dtype."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+LOG = logging.getLogger(__name__)
 # Calls by path: `triton`, or the reason why the torch path ran.
 PATHS = {"triton": 0}
 
 
 def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
-    """Whether this call runs in Triton; counted in `PATHS`, so that nobody need guess which path ran."""
+    """Whether this call runs in Triton; counted in `PATHS` and logged the first time, so that nobody need guess which path ran.
+
+    A compiled graph is not counted: its operators have the kernels' names, or it has none.
+    """
     path = triton_refusal(q, k, v, state) or "triton"
     if not torch.compiler.is_compiling():
+        if not PATHS.get(path):
+            level = logging.WARNING if q.is_cuda and path != "triton" else logging.INFO
+            LOG.log(level, "the memory runs in %s", "Triton" if path == "triton" else f"torch, not in Triton: {path}")
         PATHS[path] = PATHS.get(path, 0) + 1
     return path == "triton"

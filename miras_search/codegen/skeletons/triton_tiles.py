@@ -81,6 +81,18 @@ if triton is not None:
         """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
         return max(16, 1 << (span - 1).bit_length())
 
+    def device_major(x: Tensor) -> int:
+        """The compute capability that kernels on x are compiled for; Hopper's without a GPU."""
+        if x.is_cuda:
+            return torch.cuda.get_device_properties(x.device).major
+        return 9
+
+    def free_tile(x: Tensor) -> int:
+        """Tokens of a tile whose size the design leaves open; before Hopper 64 rows do not fit into registers."""
+        if device_major(x) < 9:
+            return 32
+        return 64
+
     def precision() -> str:
         """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
         return "ieee" if torch.version.hip else "tf32x3"
