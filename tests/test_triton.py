@@ -14,13 +14,13 @@ import torch
 from tolerances import tolerance
 from triton_cases.designs import DENSE, DESIGNS, FAMILIES, LINEAR, QUICK, design
 
-from miras_search import op
+from miras_search import bias, op, retention
 from miras_search.algorithm import GradientDescent, MultiStep, Muon, Newton
 from miras_search.bias import L2, Huber, Lp
 from miras_search.codegen import compiled
 from miras_search.codegen.dialect import TORCH
 from miras_search.codegen.emit import emit
-from miras_search.codegen.triton_dialect import TRITON, has_kernels, lower_tiles
+from miras_search.codegen.triton_dialect import TRITON, has_kernels, lower_tiles, why_no_kernels
 from miras_search.memory import Matrix, Mlp
 from miras_search.named import NAMED
 from miras_search.reference import Xp
@@ -164,6 +164,14 @@ def test_without_gpu_the_torch_path_runs_counted_and_logged_once(caplog: pytest.
     assert caplog.messages == [f"the memory runs in torch, not in Triton: {reason}"]
 
 
+def test_the_default_suite_meets_every_family_bias_and_mirror_map() -> None:
+    quick = [DESIGNS[name].canonical() for name in QUICK]
+    assert {has_kernels(chosen) for chosen in quick} == set(FAMILIES)
+    assert {type(chosen.bias) for chosen in quick} == set(bias.VARIANTS)
+    maps = {cls for cls in retention.VARIANTS if not cls().linear and has_kernels(design(L2(), cls()).canonical())}
+    assert {type(chosen.retention) for chosen in quick if not chosen.retention.linear} == maps
+
+
 def test_each_design_has_the_family_that_serves_it() -> None:
     outside = [
         design(L2(), L2Retention(gate="channel")),
@@ -184,6 +192,7 @@ def test_each_design_has_the_family_that_serves_it() -> None:
     ]
     for chosen in outside:
         assert has_kernels(chosen.canonical()) == ""
+        assert why_no_kernels(chosen.canonical())
         assert "triton" not in emit(chosen)
     for family, designs in FAMILIES.items():
         assert {has_kernels(chosen.canonical()) for chosen in designs.values()} == {family}

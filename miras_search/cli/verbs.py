@@ -210,7 +210,7 @@ def emit(
             from miras_search import trust
 
             card = trust.verify(found, source)
-            inputs.write(out.with_suffix(".trust.json"), card.model_dump_json(indent=1) + "\n")
+            disk.write(out.with_suffix(".trust.json"), card.model_dump_json(indent=1) + "\n", "choose another with -o")
     if as_json:
         about: dict[str, Any] = {
             "name": named.label(found),

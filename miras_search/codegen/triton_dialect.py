@@ -63,9 +63,9 @@ def why_no_kernels(design: Design) -> str:
     if algorithm.least_squares:
         return "the memory is the solution of a regression"
     if retention.gated not in ("none", "scalar"):
-        return f"the gate is one number a {retention.gated}"
+        return f"a {retention.gated} gate"
     if retention.klass != "dual":
-        return f"the retention is {retention.klass}"
+        return f"a {retention.klass} gate"
     if memory.diagonal:
         return "the memory is diagonal"
     if algorithm.steps_ > 1:
