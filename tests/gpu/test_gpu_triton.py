@@ -1,4 +1,4 @@
-"""The Triton families on a GPU: correctness against float64, determinism, a short training.
+"""The Triton families on a GPU: correctness against float64, determinism, the sanitizer, short trainings.
 
 Needs torch, triton and pytest beside the package.
 Run: pytest tests/gpu -m gpu
@@ -6,8 +6,11 @@ Run: pytest tests/gpu -m gpu
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -25,25 +28,35 @@ from miras_search.design import Design
 from miras_search.memory import Mlp
 from miras_search.reference import Xp
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    # Compilers and drivers warn of what is theirs.
+    pytest.mark.filterwarnings("default"),
+]
 
-LIMITS = {torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Relative deviation (2-norm) from the float64 torch path at the same inputs; estimates until a GPU has run them:
-float32 passes through three tf32 products, the others round every matrix operand to 11 or 8 bits."""
+FACTOR = {torch.float32: 4.0, torch.float16: 8.0, torch.bfloat16: 8.0}
+FLOOR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Allowed: FACTOR times what rounding does to the same call without kernels, and FLOOR, some roundings of a matrix operand; relative,
+in the 2-norm. In float32 that is the error of the torch path; in half precision the change of the float64 path when q, k and v
+are rounded, which is as ill-conditioned as the call is. Estimates until a GPU has run them."""
 
 
-def inputs(chosen: Design, dtype: torch.dtype, batch: int, time: int, heads: int, k: int, v: int) -> dict[str, Tensor]:
-    """Float32 gates and start, q, k and v of the given dtype."""
+def inputs(chosen: Design, batch: int, time: int, heads: int, k: int, v: int) -> dict[str, Tensor]:
+    """All in float32."""
     draw = torch.Generator("cuda").manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, device="cuda")
 
     out = {
-        "q": torch.nn.functional.normalize(normal(batch, time, heads, k), dim=-1).to(dtype),
-        "k": torch.nn.functional.normalize(normal(batch, time, heads, k), dim=-1).to(dtype),
-        "v": normal(batch, time, heads, v).to(dtype),
-        "eta": 0.2 * normal(batch, time, heads).sigmoid(),
+        "q": torch.nn.functional.normalize(normal(batch, time, heads, k), dim=-1),
+        "k": torch.nn.functional.normalize(normal(batch, time, heads, k), dim=-1),
+        "v": normal(batch, time, heads, v),
+        # Below the step at which the recurrence is chaotic and would amplify rounding by itself.
+        "eta": (0.5 if chosen.memory.linear else 0.1)
+        * (0.2 if chosen.bias.superlinear else 1.0)
+        * normal(batch, time, heads).sigmoid(),
     }
     for i, shape in enumerate(chosen.memory.weights(k, v)):
         out[f"state_{i}"] = chosen.retention.initial(Xp, normal(heads, *shape))
@@ -75,81 +88,138 @@ def outcome(module: ModuleType, values: Mapping[str, Tensor], *masks: Tensor) ->
     return found | {f"d{name}": g for name, g in zip(leaves, grads, strict=True)}
 
 
-def deviations(module: ModuleType, values: Mapping[str, Tensor], *masks: Tensor) -> dict[str, float]:
-    """The kernels against the torch path in float64, which refuses Triton by its dtype."""
+def cast(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """q, k and v in a dtype, as in training."""
+    return {name: x.to(dtype) if name in ("q", "k", "v") else x for name, x in values.items()}
+
+
+@contextmanager
+def in_torch(module: ModuleType) -> Iterator[None]:
+    """The module with its kernels switched off."""
+    takes = module.triton_takes
+    vars(module)["triton_takes"] = lambda *_: False
+    try:
+        yield
+    finally:
+        vars(module)["triton_takes"] = takes
+
+
+def worst(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
+    """Relative deviations in the 2-norm."""
+    return {n: float((found[n].double() - x).norm() / x.norm().clamp_min(1e-30)) for n, x in exact.items()}
+
+
+def check(chosen: Design, dtype: torch.dtype, values: Mapping[str, Tensor], *masks: Tensor) -> None:
+    """The kernels against the torch path in float64 at the same inputs, within what rounding does without kernels."""
+    module = op.load(chosen.canonical())
+    rounded = cast(values, dtype)
+
+    def double(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return outcome(module, {name: x.double() for name, x in given.items()}, *masks)
+
     before = module.PATHS["triton"]
-    fast = outcome(module, values, *masks)
+    fast = outcome(module, rounded, *masks)
     assert module.PATHS["triton"] == before + 1, module.PATHS
-    slow = outcome(module, {name: x.double() for name, x in values.items()}, *masks)
-    assert module.PATHS["triton"] == before + 1
-    return {name: float((fast[name].double() - x).norm() / x.norm().clamp_min(1e-30)) for name, x in slow.items()}
+    exact = double(rounded)
+    assert module.PATHS["triton"] == before + 1, "float64 ran in Triton"
+    if dtype == torch.float32:
+        with in_torch(module):
+            own = worst(outcome(module, rounded, *masks), exact)
+    else:
+        own = worst(double(values), exact)
+    found = worst(fast, exact)
+    assert max(found.values()) < FACTOR[dtype] * max(own.values()) + FLOOR[dtype], (found, own)
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("dtype", FACTOR, ids=str)
 def test_kernels_equal_float64(name: str, dtype: torch.dtype) -> None:
-    chosen = DESIGNS[name]
-    found = deviations(op.load(chosen), inputs(chosen, dtype, 2, 197, 3, 64, 64))
-    assert max(found.values()) < LIMITS[dtype], found
+    check(DESIGNS[name], dtype, inputs(DESIGNS[name], 2, 197, 3, 64, 64))
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_packed_and_padded_rows_equal_float64(name: str) -> None:
-    chosen = DESIGNS[name]
     draw = torch.Generator("cuda").manual_seed(2)
     reset, other = (torch.rand(3, 150, generator=draw, device="cuda") for _ in range(2))
-    masks = (reset < 0.1, other > 0.2)
-    found = deviations(op.load(chosen), inputs(chosen, torch.float32, 3, 150, 2, 32, 32), *masks)
-    assert max(found.values()) < LIMITS[torch.float32], found
+    check(DESIGNS[name], torch.float32, inputs(DESIGNS[name], 3, 150, 2, 32, 32), reset < 0.1, other > 0.2)
 
 
 @pytest.mark.parametrize("dim", [16, 32, 128])
 @pytest.mark.parametrize("chunk", [16, 32, 64])
 def test_dense_shapes(dim: int, chunk: int) -> None:
     chosen = design(Huber(), algorithm=GradientDescent(chunk=chunk), memory=Mlp())
-    found = deviations(op.load(chosen), inputs(chosen, torch.bfloat16, 1, 130, 2, dim, dim))
-    assert max(found.values()) < LIMITS[torch.bfloat16], found
+    check(chosen, torch.bfloat16, inputs(chosen, 1, 130, 2, dim, dim))
 
 
 @pytest.mark.parametrize(("k", "v"), [(16, 32), (32, 16), (64, 128), (128, 64), (128, 128)])
 @pytest.mark.parametrize("chunk", [8, 16, 64])
 def test_shapes(k: int, v: int, chunk: int) -> None:
     chosen = design(Huber(), algorithm=GradientDescent(chunk=chunk))
-    found = deviations(op.load(chosen), inputs(chosen, torch.bfloat16, 1, 130, 2, k, v))
-    assert max(found.values()) < LIMITS[torch.bfloat16], found
+    check(chosen, torch.bfloat16, inputs(chosen, 1, 130, 2, k, v))
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_two_runs_give_the_same_bits(name: str) -> None:
     chosen = DESIGNS[name]
-    values = inputs(chosen, torch.bfloat16, 4, 1024, 8, 64, 64)
-    module = op.load(chosen)
+    values = cast(inputs(chosen, 4, 1024, 8, 64, 64), torch.bfloat16)
+    module = op.load(chosen.canonical())
     first = outcome(module, values)
     for _ in range(5):
         again = outcome(module, values)
         assert all(torch.equal(again[key], x) for key, x in first.items())
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["dot", "lp potential, cap", "huber mixture", "yaad", "moneta-r", "memora-r", "titans-lmm", "gated delta rule"],
-)
-def test_a_layer_trains_under_compile_and_autocast(name: str) -> None:
-    torch.manual_seed(0)
-    module = op.load(DESIGNS[name])
-    layer = module.Layer(256, 4).cuda()
+TRAINED = (
+    "dot", "lp potential, cap", "huber mixture", "yaad", "moneta-r", "memora-r", "titans-lmm", "gated delta rule",
+)  # fmt: skip
+
+
+def losses(name: str, seed: int, steps: int, dtype: torch.dtype | None, compiled: bool = False) -> list[float]:
+    """Of a layer that learns to repeat the token before, without autocast or under it."""
+    torch.manual_seed(seed)
+    layer = op.load(DESIGNS[name].canonical()).Layer(256, 4).cuda()
     # What depends on the state's position can't be traced; a call without a state can.
-    compiled = torch.compile(layer)
+    run = torch.compile(layer) if compiled else layer
     optimiser = torch.optim.AdamW(layer.parameters(), lr=3e-3)
     x = torch.randn(4, 256, 256, device="cuda")
     target = x.roll(1, 1)
-    losses = []
-    for _ in range(30):
-        with torch.autocast("cuda", torch.bfloat16):
-            y, _ = compiled(x)
+    found = []
+    for _ in range(steps):
+        with torch.autocast("cuda", dtype or torch.bfloat16, enabled=dtype is not None):
+            y, _ = run(x)
         loss = (y.float() - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.95 * losses[0]
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_layer_trains_under_compile_and_autocast(name: str) -> None:
+    found = losses(name, 0, 30, torch.bfloat16, compiled=True)
+    assert found[-1] < 0.95 * found[0]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_bfloat16_trains_as_float32_does(name: str) -> None:
+    """The mean over seeds differs by no more than two standard errors of the seeds, or a hundredth."""
+    module = op.load(DESIGNS[name].canonical())
+    before = module.PATHS["triton"]
+    half, single = (torch.tensor([losses(name, s, 60, d)[-1] for s in range(4)]) for d in (torch.bfloat16, None))
+    assert module.PATHS["triton"] == before + 2 * 4 * 60, module.PATHS
+    noise = float(single.std()) / 2.0
+    assert abs(float(half.mean() - single.mean())) < max(2.0 * noise, 0.01 * float(single.mean())), (half, single)
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("name", ["retnet", "gated_deltanet", "yaad", "memora_r"])
+def test_the_sanitizer_finds_nothing(tool: str, name: str) -> None:
+    """Races between a program's warps, and places outside of tensors, in the kernels as `kernels/NAME.py` calls them."""
+    command = shutil.which("compute-sanitizer")
+    if command is None:
+        pytest.skip("compute-sanitizer is not installed; it comes with the CUDA toolkit")
+    script = Path(__file__).parents[2] / "kernels" / f"{name}.py"
+    arguments = [command, "--tool", tool, "--error-exitcode", "9", sys.executable, str(script)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
