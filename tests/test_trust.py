@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tolerances import tolerance
 
-from miras_search import cli, named, op
+from miras_search import cli, named, op, trust
 from miras_search.algorithm import GradientDescent
 from miras_search.bias import L2
 from miras_search.cli import terminal
@@ -75,6 +75,11 @@ def test_a_design_without_kernels_says_why() -> None:
     assert card.no_kernels == "a memory of 3 layers"
     assert {run.path for run in card.runs} == {"torch"}
     assert "no kernels: a memory of 3 layers" in card.text()
+
+
+def test_a_card_allows_what_the_suite_does() -> None:
+    assert tolerance("path") == trust.EXACT
+    assert (tolerance("triton factor"), tolerance("triton floor")) == (trust.FACTOR, trust.FLOOR)
 
 
 def test_verify_wants_a_file(capsys: pytest.CaptureFixture[str]) -> None:

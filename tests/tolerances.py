@@ -21,6 +21,18 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     ),
     "triton factor": (4.0, "worst error of the kernels over the float32 reference's own worst: at most 3.3 measured"),
     "triton floor": (2e-6, "added to the above where the reference is exact by luck: some ten roundings of float32"),
+    "gpu factor float32": (
+        4.0,
+        "error of the kernels over that of the torch path in float32; an estimate, as all of gpu",
+    ),
+    "gpu floor float32": (1e-5, "added to the above: three products of tf32 in place of one of float32"),
+    "gpu factor half": (
+        8.0,
+        "error of the kernels over the change of the float64 path when q, k and v are rounded alike",
+    ),
+    "gpu floor float16": (2e-3, "added to the above: some roundings of a matrix operand to 11 bits"),
+    "gpu floor bfloat16": (1.6e-2, "the same to 8 bits"),
+    "gpu training": (1e-2, "last loss in bfloat16 over that in float32, where the seeds differ by less"),
     "causal": (0.0, "outputs before a changed input are the same bits"),
 }
 

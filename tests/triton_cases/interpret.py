@@ -2,7 +2,7 @@
 
 `interpret.py FOLDER NAME...` prints JSON: accuracy against the float64 reference by design and quantity, beside that of the
 reference in float32; whether the emitted text computes the same bits as the skeletons, neither folded nor linked; and
-the answers of the other checks, if `checks` is among the names.
+the answers of the other checks, if `checks` is among the names. Without a name: all of it.
 """
 
 import ast
@@ -230,6 +230,7 @@ def checks():
 
 
 def main(*names):
+    names = names or (*DESIGNS, "checks")
     studied = {name: study(name) for name in names if name != "checks"}
     print(json.dumps({"studied": studied} | (checks() if "checks" in names else {})))
 
