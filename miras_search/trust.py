@@ -142,7 +142,7 @@ def verify(design: Design, source: str = "") -> Card:
     design = design.canonical()
     source = source or emit(design)
     module = op.import_module(op.write_module(source))
-    gpu = torch.cuda.is_available()
+    gpu, interpreted = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
     device = "cuda" if gpu else "cpu"
     shape = {"batch": 1, "time": module.CHUNK + 5, "heads": 1, "dim": 16}
     if gpu:
@@ -168,11 +168,11 @@ def verify(design: Design, source: str = "") -> Card:
         given = _rounded(leaves, dtype)
         against = exactly if dtype == torch.float64 else wanted if dtype == torch.float32 else exact(given)
         found, path, why = _run(module, {n: x.to(device) for n, x in given.items()}, gates)
-        where = torch.cuda.get_device_name() if gpu else "cpu"
+        where = torch.cuda.get_device_name() if gpu else INTERPRETER if path == "triton" else "cpu"
         errors = _errors(found, against)
         runs.append(Run(where=where, dtype=_word(dtype), path=path, why=why, errors=errors, allowed=limit))
     triton = getattr(module, "triton", None)
-    if triton is not None and not gpu:
+    if triton is not None and not gpu and not interpreted:
         runs.append(_interpreted(source, single, gates, wanted, allowed))
     return Card(
         name=named.label(design) or design.fingerprint,
@@ -185,7 +185,7 @@ def verify(design: Design, source: str = "") -> Card:
         runs=runs,
         float32=own,
         condition=condition,
-        kernels=_kernels(module) if triton is not None else [],
+        kernels=_kernels(module) if triton is not None and not interpreted else [],
         no_kernels=why_no_kernels(design),
     )
 
