@@ -224,7 +224,7 @@ class Campaign:
 
 def joins(cluster: Any, **more: Any) -> Any:
     """Another node of one core; what it trains takes its time."""
-    os.environ["KILLS_SLEEP"] = "0.03"
+    os.environ["KILLS_SLEEP"] = "0.08"
     try:
         return cluster.add_node(num_cpus=1, object_store_memory=STORE, **more)
     finally:

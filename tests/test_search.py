@@ -436,6 +436,10 @@ def test_fronts() -> None:
     assert fronts([(1, 1), (2, 0), (0, 2), (0, 0), (1, 1)], ["max", "max"]) == [0, 0, 0, 1, 0]
     assert fronts([(1, 1), (2, 0), (0, 2), (0, 3)], ["max", "min"]) == [1, 0, 2, 3]
     assert fronts([(math.nan,), (-1e9,), (math.inf,)], ["max"]) == [1, 0, 1]
+    rng = random.Random(0)
+    for _ in range(100):  # two objectives go another way than three
+        points = [(rng.randrange(6), rng.randrange(6)) for _ in range(rng.randrange(1, 40))]
+        assert fronts(points, ["max", "min"]) == fronts([(*p, 0) for p in points], ["max", "min", "max"])
 
 
 @pytest.mark.parametrize(

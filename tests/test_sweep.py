@@ -279,6 +279,20 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert again.new == 0, "failures are not tried again"
 
 
+def test_a_hang_in_this_process_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "faults.py").write_text(FAULTS)
+    plugin.load(tmp_path / "faults.py")
+    common = "pairs: 2, rewrites: 2, keys: 8, values: 8, gap: 4, batch: 4, validation: 32, test: 32"
+    text = TINY.replace("tasks:", f"tasks:\n  - {{kind: faulty, name: hangs, fault: hang, {common}}}")
+    start = time.monotonic()
+    sweep(tmp_path, space(text), plugins=[tmp_path / "faults.py"], timeout=1.0, trials=2)
+    assert time.monotonic() - start < 1 + 10
+    hung, fine = rows(tmp_path / "run")
+    assert (hung.status, hung.cause, hung.steps) == ("timeout", "hung: stopped, not done after 1 s", 4)
+    assert fine.status == "ok"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 HALVING = (
     "objectives=[mqar.nll]",
     "halving={rungs: [0.25, 0.5], keep: 0.5, trust: -1}",
@@ -433,6 +447,15 @@ def wait_for(what: Any, process: subprocess.Popen[str], seconds: float = 120.0) 
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, "took too long"
         time.sleep(0.02)
+
+
+def test_trials_share_gpus() -> None:
+    from miras_search.sweep.ray_tune import resources
+
+    assert resources(4, 2, 0) == {"cpu": 2}
+    assert resources(4, 1, 1) == {"cpu": 1, "gpu": 0.25}
+    assert resources(3, 1, 2) == {"cpu": 1, "gpu": 0.5}
+    assert resources(2, 1, 8) == {"cpu": 1, "gpu": 1.0}
 
 
 def test_ray_gives_the_same_rows_and_survives_its_workers(tmp_path: Path, baseline: Path) -> None:

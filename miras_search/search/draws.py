@@ -80,10 +80,10 @@ class Ask:
     last: Assignment | None = None
 
     @cached_property
-    def pending(self) -> list[Assignment]:
+    def pending(self) -> list[Mapping[str, Any]]:
         """Earlier suggestions whose results are not visible."""
         seen = {outcome.n for outcome in self.history}
-        return [dict(assignment) for i, assignment in enumerate(self.earlier) if i not in seen]
+        return [assignment for i, assignment in enumerate(self.earlier) if i not in seen]
 
     def seed(self, *what: str | int) -> int:
         """128 bits that depend on the seed of the space, the number of the suggestion, and `what`."""

@@ -46,8 +46,10 @@ def ranked(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int
     """Indices, best first: by Pareto rank, then the less crowded, then the newer."""
     ranks = fronts(points, goals)
     room = [0.0] * len(points)
-    for front in set(ranks):
-        members = [i for i, rank in enumerate(ranks) if rank == front]
+    fronts_of: dict[int, list[int]] = {}
+    for i, rank in enumerate(ranks):
+        fronts_of.setdefault(rank, []).append(i)
+    for members in fronts_of.values():
         for axis in range(len(goals)):
             along = sorted(members, key=lambda i: points[i][axis])
             low, high = points[along[0]][axis], points[along[-1]][axis]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -115,6 +116,11 @@ def fronts(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int
     ordered = sorted(set(gains), reverse=True)  # whoever is better comes first
     if len(goals) == 1:
         rank = {gain: i for i, gain in enumerate(ordered)}
+    elif len(goals) == 2:
+        rank, least = {}, list[float]()  # of every rank the best second value, negated: it falls from rank to rank
+        for gain in ordered:
+            at = rank[gain] = bisect_right(least, -gain[1])
+            least[at : at + 1] = [-gain[1]]
     else:
         rank = {}
         for gain in ordered:  # the longest chain of better points above it

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from miras_search.search.chance import RandomSampler
 from miras_search.search.draws import FAULTLESS, Ask, Draw, inside
+from miras_search.search.outcomes import Outcome
 from miras_search.space import Space
 from miras_search.space.domain import Assignment, Float, Int, Replay
 
@@ -34,6 +37,9 @@ class TpeSampler:
     name: ClassVar[str] = "tpe"
     adaptive: ClassVar[bool] = True
     startup, tries = 10, 8
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Outcome, FrozenTrial | None]] = {}
 
     def draws(self, ask: Ask) -> Iterator[Draw]:
         """Draws from the estimator, then random ones."""
@@ -64,22 +70,45 @@ class TpeSampler:
 
     def _told(self, ask: Ask) -> list[FrozenTrial]:
         """The results as trials of Optuna. A start that is no point of the axes has no place among them."""
-        from optuna.trial import TrialState, create_trial
-
-        states = {"ok": TrialState.COMPLETE} | dict.fromkeys(FAULTLESS, TrialState.FAIL)
         told = []
-        for assignment, outcome in [*((o.assignment, o) for o in ask.history), *((a, None) for a in ask.pending)]:
-            taken = locate(ask.space, assignment)
-            if taken is not None:
-                told.append(
-                    create_trial(
-                        state=states.get(outcome.status, TrialState.PRUNED) if outcome else TrialState.RUNNING,
-                        values=outcome.values if outcome else None,
-                        params=taken.params,
-                        distributions=taken.distributions,
-                    )
-                )
-        return told
+        for outcome in ask.history:
+            known, trial = self._known.get(id(outcome), (None, None))
+            if known is not outcome:  # an object that is kept has its number for itself
+                trial = _trial(ask.space, outcome.assignment, outcome)
+                self._known[id(outcome)] = outcome, trial
+            told.append(trial)
+        told += [_trial(ask.space, assignment, None) for assignment in ask.pending]
+        return [trial for trial in told if trial is not None]
+
+
+def _trial(space: Space, assignment: Mapping[str, Any], outcome: Outcome | None) -> FrozenTrial | None:
+    """A suggestion as a trial of Optuna, running if it has no outcome; None for a start that is no point of the space."""
+    from optuna.trial import TrialState, create_trial
+
+    taken = locate(space, assignment)
+    if taken is None:
+        return None
+    states = {"ok": TrialState.COMPLETE} | dict.fromkeys(FAULTLESS, TrialState.FAIL)
+    trial = create_trial(
+        state=states.get(outcome.status, TrialState.PRUNED) if outcome else TrialState.RUNNING,
+        values=outcome.values if outcome else None,
+        params=taken.params,
+        distributions=taken.distributions,
+    )
+    trial.__class__ = _light()
+    return trial
+
+
+@lru_cache(maxsize=1)
+def _light() -> type[FrozenTrial]:
+    """Trials that share what they hold when Optuna copies them, which it does with every one whenever a study is made."""
+    from optuna.trial import FrozenTrial
+
+    class Light(FrozenTrial):
+        def __deepcopy__(self, memo: dict[int, Any]) -> Light:
+            return copy.copy(self)
+
+    return Light
 
 
 class _Asked:

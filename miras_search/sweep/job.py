@@ -15,6 +15,11 @@ STATUS = "status.jsonl"
 NOTES = ("n", "assignment", "how", "stage", "rejected", "match")
 """What of a row only the driver knows."""
 
+GRACE = 2.0
+"""Seconds that a worker has to notice its time limit itself before it is stopped."""
+STARTUP = 120.0
+"""Seconds that it has before that, if there is a time limit at all, to import torch and read the data."""
+
 
 class Job(Frozen):
     """A trial as it is sent to a worker: values only.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -34,7 +34,7 @@ from ray.tune.stopper import Stopper
 
 from miras_search.errors import RunError
 from miras_search.ledger import Record, Status
-from miras_search.sweep.job import Event, Job
+from miras_search.sweep.job import GRACE, STARTUP, Event, Job
 from miras_search.sweep.orphans import reaped
 
 if TYPE_CHECKING:  # torch comes with these: see `_Trainable`
@@ -45,10 +45,6 @@ SLICE = 1.0
 """Seconds that a worker trains before it reports; Ctrl-C waits for the end of a slice."""
 RETRIES = 2
 """Of a trial whose worker is lost."""
-GRACE = 2.0
-"""Seconds that a worker has to notice its time limit itself before it is killed."""
-STARTUP = 120.0
-"""Seconds that a worker has, if there is a time limit at all, to import torch and read the data."""
 
 
 def run(driver: Driver, *, threads: int = 1, address: str | None = None) -> None:
@@ -66,12 +62,11 @@ def run(driver: Driver, *, threads: int = 1, address: str | None = None) -> None
     watchdog = _Watchdog(driver)
     try:
         with _cluster(driver.parallel * threads, address):
-            gpus = ray.cluster_resources().get("GPU", 0.0)
-            if ray.cluster_resources().get("CPU", 0.0) < threads:
+            there = ray.cluster_resources()
+            if there.get("CPU", 0.0) < threads:
                 raise RunError(f"no node of the Ray cluster has {threads} cores", hint="give a trial fewer threads")
-            resources = {"cpu": threads} | ({"gpu": min(1.0, gpus / driver.parallel)} if gpus else {})
             tuner = tune.Tuner(
-                tune.with_resources(_Trainable, resources),
+                tune.with_resources(_Trainable, resources(driver.parallel, threads, int(there.get("GPU", 0)))),
                 tune_config=tune.TuneConfig(
                     num_samples=-1,
                     search_alg=_Searcher(driver, watchdog),
@@ -94,6 +89,14 @@ def run(driver: Driver, *, threads: int = 1, address: str | None = None) -> None
             raise watchdog.failure
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def resources(parallel: int, threads: int, gpus: int) -> dict[str, float]:
+    """What a trial asks for: its cores, and of a GPU the part that lets `parallel` trials run at a time.
+
+    Every trial is on one GPU: three trials on two GPUs have half of one each.
+    """
+    return {"cpu": threads} | ({"gpu": 1 / math.ceil(parallel / gpus)} if gpus else {})
 
 
 @contextlib.contextmanager
@@ -296,7 +299,10 @@ class _Stop(_Unsaved, Stopper):  # type: ignore[misc]
 
 
 def _post_mortem(trial: Trial, node: str) -> tuple[Status, str]:
-    """What a worker on a node was lost to: `oom`, `node_lost` or `crashed`, and one line of Ray's account."""
+    """What a worker on a node was lost to: `oom`, `node_lost` or `crashed`, and one line of Ray's account.
+
+    The node is lost if Ray says so, or if neither it nor the worker answers: a worker's death is reported by its node.
+    """
     text, error = "", None
     if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
@@ -306,6 +312,7 @@ def _post_mortem(trial: Trial, node: str) -> tuple[Status, str]:
     cause = " ".join(text.split())[:300] or "the worker is gone"
     if isinstance(error, OutOfMemoryError) or "OutOfMemoryError" in text:
         return "oom", cause
-    gone = any(word in text for word in ("node died", "node has died", "NodeDiedError", "node was terminated"))
+    words = ("node died", "node has died", "NodeDiedError", "node was terminated")
+    gone = isinstance(error, ActorUnavailableError) or any(word in text for word in words)
     gone = gone or any(known["NodeID"] == node and not known["Alive"] for known in ray.nodes())
     return ("node_lost" if gone else "crashed"), cause
