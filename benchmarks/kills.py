@@ -26,10 +26,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are otherwise the last to be served on a busy machine
 KINDS = ("driver", "worker", "node")
 LOSSES = 2
 """Workers that a trial may lose; with the next one it is given up."""
@@ -237,11 +239,15 @@ def at_work(run: Path) -> Iterator[tuple[str, int]]:
 
     for path in run.glob("trials/*/status.jsonl"):
         events = disk.lines(path)
-        trains = (path.parent / "steps.jsonl").exists()
-        pid = next((line["pid"] for line in reversed(events) if line["event"] == "start"), None)
-        over = any(line["event"] in ("end", "gone") for line in events)
-        if trains and pid is not None and not over and Path(f"/proc/{pid}").exists():
-            yield path.parent.name, pid
+        start = next((line for line in reversed(events) if line["event"] == "start"), None)
+        steps = path.parent / "steps.jsonl"
+        if start is None or not steps.exists() or any(line["event"] in ("end", "gone") for line in events):
+            continue
+        trains = (
+            steps.stat().st_mtime > datetime.fromisoformat(start["time"]).timestamp()
+        )  # it may be an earlier attempt's
+        if trains and Path(f"/proc/{start['pid']}").exists():
+            yield path.parent.name, start["pid"]
 
 
 def children(parent: int) -> list[int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import os
 import tempfile
 import time
 from datetime import datetime
@@ -87,6 +88,7 @@ def tenths(spent: list[float]) -> str:
 
 def on_ray(trials: int, folder: Path) -> None:
     """Trials of one step on two warm workers."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else a busy machine serves them last, and others are measured
     space = Space.from_text(ONE_STEP)
     run_sweep(space, "run", runs_dir=folder, trials=trials, console=Console(file=io.StringIO()))
     rows = Ledger(folder / "run").rows()
