@@ -192,6 +192,7 @@ def test_a_node_that_is_lost(tmp_path: Path) -> None:
     """Of three; its trial is trained elsewhere from its checkpoint, and all is as if nothing had been."""
     (line,) = kills(tmp_path, "--kinds", "node", "--times", "1", "--trials", "6", seconds=300)
     assert line.startswith("node      1 kills, 1 runs, 6 trials: none lost, none repeated")
+    assert "; 1 losses laid to the node;" in line
 
 
 @pytest.mark.slow
