@@ -1,6 +1,7 @@
-"""Which search finds the best designs soonest? Replayed on a table of trained trials, in seconds; nothing is trained.
+"""Which search finds the best designs soonest? Replayed on a table of trained trials, in minutes; nothing is trained.
 
     python benchmarks/search.py                                   the committed table, all samplers, with and without halving
+    python benchmarks/search.py --figure analysis/search.svg      and draws the curves
     python benchmarks/search.py --table T.parquet --space S.yaml --trials 60 --repeats 20 --samplers random tpe
     python benchmarks/search.py --distinct                        how many of 200 proposals on 1,080 points are distinct
 
@@ -13,7 +14,8 @@ search knows only what it has seen; it is judged by means over all seeds:
     to top 1 %    cost until it has finished a candidate of the best hundredth (or as good within --tie); median and
                   quartiles over the repeats, `>` where it did not get there
 
-`recommended` is by the same numbers: the sampler of the lowest mean regret over the checkpoints.
+`recommended` is by the same numbers: the sampler of the lowest regret, mean over all costs from 1 on. Differences of that mean are
+paired by repeat: one repeat starts every sampler with the same seed, on the same seed's trials.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -37,11 +40,13 @@ from miras_search.search.halving import survives
 from miras_search.search.samplers import SAMPLERS
 from miras_search.space import Space
 from miras_search.space.domain import Assignment
-from miras_search.statistics import Interval, mean_interval
+from miras_search.space.settings import Search as SearchSettings
+from miras_search.statistics import Interval, mean_interval, paired_difference
 
 ROOT = Path(__file__).parents[1]
 TABLE, SPACE = ROOT / "runs" / "reference" / "replay.parquet", ROOT / "spaces" / "replay.yaml"
 RUNGS, KEEP = (0.25, 0.5), 0.5
+DEFAULT = SearchSettings().sampler
 
 POINTS = """
 name: points
@@ -166,18 +171,33 @@ def replayed(
 
 @dataclass(frozen=True)
 class Curve:
-    """A sampler with or without halving: regret at the checkpoints, and cost to the top 1 % of each repeat (inf: never)."""
+    """A sampler with or without halving: of each repeat the regret at the checkpoints, and the cost to the top 1 % (inf: never)."""
 
     sampler: str
     halving: bool
-    regret: tuple[Interval, ...]
+    regrets: tuple[tuple[float, ...], ...]
     to_top: tuple[float, ...]
     seconds: float
 
     @property
+    def name(self) -> str:
+        """`tpe`, or `tpe, halving`."""
+        return f"{self.sampler}, halving" if self.halving else self.sampler
+
+    @cached_property
+    def regret(self) -> tuple[Interval, ...]:
+        """At the checkpoints, mean over repeats."""
+        return tuple(mean_interval(of) for of in zip(*self.regrets, strict=True))
+
+    @property
+    def means(self) -> dict[int, float]:
+        """Over the checkpoints, by repeat."""
+        return {repeat: fmean(of) for repeat, of in enumerate(self.regrets)}
+
+    @property
     def mean_regret(self) -> float:
-        """Over the checkpoints."""
-        return fmean(interval.estimate for interval in self.regret)
+        """Over checkpoints and repeats."""
+        return fmean(self.means.values())
 
 
 def curve(
@@ -192,16 +212,15 @@ def curve(
     """Repeat a search and sum up."""
     start = time.perf_counter()
     best, worst, wanted = max(table.means.values()), min(table.means.values()), table.top() - tie
-    regrets: list[list[float]] = [[] for _ in checkpoints]
+    regrets: list[tuple[float, ...]] = []
     to_top = []
     for seed in range(repeats):
         steps = replayed(table, sampler, halving, seed, checkpoints[-1], memory)
-        for i, checkpoint in enumerate(checkpoints):
-            held = [step.best for step in steps if step.cost <= checkpoint and step.best]
-            regrets[i].append(best - (table.means[held[-1]] if held else worst))
+        held = [[step.best for step in steps if step.cost <= c and step.best] for c in checkpoints]
+        regrets.append(tuple(best - (table.means[names[-1]] if names else worst) for names in held))
         there = [step.cost for step in steps if step.finished and table.means[step.finished] >= wanted]
         to_top.append(there[0] if there else math.inf)
-    return Curve(sampler, halving, tuple(mean_interval(r) for r in regrets), tuple(to_top), time.perf_counter() - start)
+    return Curve(sampler, halving, tuple(regrets), tuple(to_top), time.perf_counter() - start)
 
 
 def compare(
@@ -212,24 +231,73 @@ def compare(
     return [curve(table, s, h, checkpoints, repeats, tie, memory) for s in samplers for h in (False, True)]
 
 
-def show(curves: Sequence[Curve], checkpoints: Sequence[int]) -> None:
-    """Print the table, and what is best by it."""
-    head = "".join(f"{f'regret at {c}':>26}" for c in checkpoints)
-    print(f"{'sampler':10s} {'halving':7s}{head}   to top 1 % (quartiles)   seconds")
+def show(curves: Sequence[Curve], checkpoints: Sequence[int], shown: Sequence[int] = ()) -> None:
+    """Print the table (of `shown`, by default all checkpoints), what is best by it, and how the default stands to it."""
+    shown = shown or checkpoints
+    head = "".join(f"{f'regret at {c}':>26}" for c in shown)
+    print(f"{'sampler':10s} {'halving':7s}{head}   mean regret   to top 1 % (quartiles)   seconds")
+    last = checkpoints[-1]
     for c in curves:
-        cells = "".join(f"{i.estimate:12.4f} [{i.low:.3f}, {i.high:.3f}]".rjust(26) for i in c.regret)
-        ordered = sorted(c.to_top)
-        low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.75))
-        last = checkpoints[-1]
-        shown = [f"{v:.0f}" if math.isfinite(v) else f">{last}" for v in (median(c.to_top), low, high)]
+        at = [c.regret[list(checkpoints).index(cost)] for cost in shown]
+        cells = "".join(f"{i.estimate:12.4f} [{i.low:.3f}, {i.high:.3f}]".rjust(26) for i in at)
+        low, high = (quantile(c.to_top, q) for q in (0.25, 0.75))
+        costs = [f"{v:.0f}" if math.isfinite(v) else f">{last}" for v in (median(c.to_top), low, high)]
         print(
-            f"{c.sampler:10s} {'yes' if c.halving else 'no':7s}{cells}   {shown[0]} ({shown[1]} to {shown[2]})   {c.seconds:.1f}"
+            f"{c.sampler:10s} {'yes' if c.halving else 'no':7s}{cells}   {c.mean_regret:11.4f}   "
+            f"{costs[0]} ({costs[1]} to {costs[2]})   {c.seconds:.1f}"
         )
     best = min(curves, key=lambda c: c.mean_regret)
     print(f"recommended: {best.sampler} {'with' if best.halving else 'without'} halving")
     chance = next((c for c in curves if c.sampler == "random" and not c.halving), None)
     if chance is not None:
         print(f"  to the top 1 % in {median(best.to_top):.0f} trials; random in {median(chance.to_top):.0f}")
+    for c in curves:
+        if c.sampler == DEFAULT:
+            for other in {best.name: best, "random": chance or best}.values():
+                if other is not c:
+                    gap = paired_difference(c.means, other.means)
+                    print(
+                        f"  {c.name}: mean regret {gap.estimate:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) against {other.name}, "
+                        f"top 1 % in {median(c.to_top) / median(other.to_top):.2f} of its trials"
+                    )
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The nearest of the values."""
+    ordered = sorted(values)
+    return ordered[round(q * (len(ordered) - 1))]
+
+
+def draw(curves: Sequence[Curve], checkpoints: Sequence[int], title: str, path: Path) -> None:
+    """Regret curves with their intervals, without halving and with it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+    for axis, halving in zip(axes, (False, True), strict=True):
+        for n, c in enumerate(c for c in curves if c.halving == halving):
+            axis.plot(checkpoints, [i.estimate for i in c.regret], color=f"C{n}", label=c.sampler)
+            axis.fill_between(
+                checkpoints,
+                [i.low for i in c.regret],
+                [i.high for i in c.regret],
+                color=f"C{n}",
+                alpha=0.12,
+                linewidth=0,
+            )
+        axis.set_title("with halving" if halving else "without halving", fontsize=10)
+        axis.set_xlabel("cost, in whole trials")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("regret: best mean accuracy less that held")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "search"}
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def distinct(count: int = 200) -> None:
@@ -272,6 +340,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=80, help="cost of a search, in whole trials")
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--tie", type=float, default=0.005, help="how much worse still counts as equal")
+    parser.add_argument("--figure", type=Path, help="draw the regret curves there")
     parser.add_argument("--distinct", action="store_true")
     given = parser.parse_args()
     if given.distinct:
@@ -284,10 +353,12 @@ def main() -> None:
     print(
         f"{len(table.runs)} candidates, {len(table.seeds)} seeds; means from {low:.3f} to {high:.3f}, top 1 % from {table.top():.3f}"
     )
-    checkpoints = sorted(
-        {max(1, given.trials // 8), max(1, given.trials // 4), max(1, given.trials // 2), given.trials}
-    )
-    show(compare(table, given.samplers, checkpoints, given.repeats, given.tie), checkpoints)
+    checkpoints = range(1, given.trials + 1)
+    curves = compare(table, given.samplers, checkpoints, given.repeats, given.tie)
+    show(curves, checkpoints, sorted({max(1, given.trials // part) for part in (8, 4, 2, 1)}))
+    if given.figure is not None:
+        title = f"Searches replayed on {len(table.runs)} trained candidates, {given.repeats} repeats, mean and 95 % interval"
+        draw(curves, checkpoints, title, given.figure)
 
 
 if __name__ == "__main__":

@@ -95,3 +95,18 @@ def test_the_space_of_the_table_is_searched_whole() -> None:
     assert size.valid * space.seeds <= space.search.trials
     assert space.halving is not None
     assert space.halving.trust == 1
+
+
+def test_the_committed_table_is_of_the_committed_space(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Candidates have all seeds and today's fingerprints, and searches can be replayed on them."""
+    space, frame = Space.load(bench.SPACE), pd.read_parquet(bench.TABLE)
+    table = bench.read(frame, space)
+    assert len(table.runs) >= 100
+    assert table.seeds == list(range(space.seeds))
+    for row in frame.drop_duplicates("fingerprint").iloc[::9].to_dict("records"):
+        assert space.candidate(json.loads(row["assignment"])).fingerprint == row["fingerprint"]
+    curves = bench.compare(table, ["random", "evolution"], [4, 16], 3, 0.005)
+    bench.show(curves, [4, 16])
+    widest = max(table.means.values()) - min(table.means.values())
+    assert all(0 <= regret <= widest for c in curves for of in c.regrets for regret in of)
+    assert "recommended: " in capsys.readouterr().out
