@@ -16,6 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
+from arms import arguments
 
 from miras_search.statistics import Interval, mean_interval, paired_difference
 
@@ -42,6 +43,7 @@ def bar(low: float, high: float, interval: Interval) -> list[list[float]] | None
 
 
 def main() -> None:
+    given = arguments(__doc__)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6))
     recall = load("recall")
     trained = recall[recall["arm"] == "memory"]
@@ -78,7 +80,7 @@ def main() -> None:
     figure.suptitle(f"{seeds}; models of thousands of parameters, not matched in state", fontsize=9)
     figure.tight_layout()
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "anchors"}
-    figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(given.to / f"{Path(__file__).stem}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

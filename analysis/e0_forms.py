@@ -1,137 +1,150 @@
-"""E0: the forms of the paper's three models. Which form, read mode, chunk, step and gate bias train?
+"""E0: the forms of the paper's three models. Which form, inner step, read mode, chunk and gate bias train?
 
-    python analysis/e0_forms.py --seeds 3             trains what is missing, draws analysis/e0_forms.png
+    python analysis/e0_forms.py --seeds 3             trains what is missing, draws analysis/e0_forms.svg
     python analysis/e0_forms.py --figure              draws alone
 
-Arms: each model as printed and in our form (`-r`), the baselines beside them; the same with other read modes, chunks (in training, and in
-test alone), inner steps, and biases of the forget gate. On recall (MQAR without re-writes), overwrite (with them) and bytes (python-docs).
-One layer of width 32, chunk 16, lr 1e-2; arms of a model share seeds and data.
+Each model as named and in our form (`-r`), at chunk 4, with the named inner step and 16 times that; then, at the step that was better on a
+seed that is in no result, with the other read modes, with chunk 1 and 16, and with other starts of the forget gate. One layer of width 16,
+lr 2e-2, recall with re-writes in 17 tokens; arms share seeds and data, and with E1 the trials that both need.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
-from arms import Arm, collect, mean, scale
+from arms import SMALL, TUNING, Arm, arguments, by_seed, collect, fresh, mean, scale, tuned
 
-from miras_search import Candidate, Design, heads, named
+from miras_search import Candidate, Design, named
 from miras_search.candidate import Backbone, Optimiser
-from miras_search.tasks import Mqar, Task, Text
-from miras_search.trial import Trainer
+from miras_search.statistics import Interval, mean_interval
 
-RECALL = Mqar(name="recall", pairs=8, rewrites=0, keys=32, values=32)
-OVERWRITE = Mqar(name="overwrite", pairs=8, rewrites=8, keys=32, values=32)
-BYTES = Text(name="bytes", context=128, batch=8)
-STEPS = {"recall": 600, "overwrite": 600, "bytes": 300}
-METRIC = {"recall": "accuracy", "overwrite": "accuracy", "bytes": "bits_per_byte"}
-MODELS = ("moneta", "yaad", "memora")
-BASES = ("softmax-attention", "gated-deltanet", "titans-lmm")
+TASK, STEPS, CHUNK = SMALL, 300, 4
+MODELS = ("moneta", "moneta-r", "yaad", "yaad-r", "memora", "memora-r")
+FACTORS = (1.0, 16.0)
+"""Of the named inner step."""
+CHUNKS = (1, 4, 16)
+ORDER = (
+    *(f"step x{factor:g}" for factor in FACTORS),
+    *(f"read {read}" for read in ("exact", "lagged", "stale")),
+    *(f"chunk {chunk}" for chunk in CHUNKS),
+    *(f"gate {bias}" for bias in (2, 4, 6)),
+)
+"""Of the rows."""
 
 
-def candidate(design: Design) -> Candidate:
-    backbone = Backbone(width=32, layers=1, heads=1, ffn=0.0)
-    return Candidate(design=design, backbone=backbone, optimiser=Optimiser(lr=1e-2))
-
-
-def changed(design: Design, **fields: Any) -> Design:
-    """The same with other fields of its algorithm."""
+def changed(design: Design, part: str, **fields: Any) -> Design:
+    """The same with other fields of one of its choices."""
     plain = design.model_dump()
-    return Design.model_validate(plain | {"algorithm": plain["algorithm"] | fields})
+    return Design.model_validate(plain | {part: plain[part] | fields})
 
 
-def other_chunks(trainer: Trainer) -> Mapping[str, Any]:
-    """The trained weights read with other chunks, no training: the metric at each."""
-    found = {}
-    for chunk in (1, 4, 16, 64):
-        if chunk > trainer.task.context:
-            continue
-        design = changed(trainer.candidate.design, chunk=chunk)
-        twin = heads.build(trainer.candidate.model_copy(update={"design": design}), trainer.task, seed=0)
-        twin.load_state_dict(trainer.model.state_dict())
-        own, trainer.model = trainer.model, twin
-        found[f"test_chunk_{chunk}"] = trainer.evaluate("test")[METRIC[trainer.task.name]]
-        trainer.model = own
-    return found
+def arm(model: str, design: Design, what: str) -> Arm:
+    """One form of a model; `what` it is."""
+    size = Backbone(width=16, layers=1, heads=1, ffn=0.0)
+    candidate = Candidate(design=design, backbone=size, optimiser=Optimiser(lr=2e-2))
+    return Arm(f"{model}, {what}", candidate, TASK, STEPS, {"model": model, "what": what})
 
 
-def gate_bias(value: float) -> Any:
-    """Start the forget gate at sigmoid(value)."""
-
-    def change(trainer: Trainer) -> None:
-        with torch.no_grad():
-            for name, p in trainer.model.named_parameters():
-                if "memory.alpha" in name and name.endswith("bias"):
-                    p.fill_(value)
-
-    return change
+def steps(model: str) -> Iterator[Arm]:
+    """The model at chunk 4 and every inner step."""
+    design = changed(named.get(model), "algorithm", chunk=CHUNK)
+    for factor in FACTORS:
+        step = design.algorithm.model_dump()["step"] * factor
+        yield arm(model, changed(design, "algorithm", step=step), f"step x{factor:g}")
 
 
-def arms() -> Iterator[Arm]:
-    for task in (RECALL, OVERWRITE, BYTES):
-        steps = STEPS[task.name]
-        for name in BASES:
-            yield Arm(name, candidate(named.get(name)), task, steps, {"form": "baseline"})
-    for task in (RECALL, OVERWRITE, BYTES):
-        for model in MODELS:
-            for name in (model, f"{model}-r"):
-                yield from variations(name, task)
-
-
-def variations(name: str, task: Task) -> Iterator[Arm]:
-    design, steps = named.get(name), STEPS[task.name]
-    yield Arm(name, candidate(design), task, steps, {"form": "as named"}, after=other_chunks)
-    if task.name == "bytes":
-        return
+def variations(base: Arm) -> Iterator[Arm]:
+    """What else is tried, at the base's step."""
+    design, model = base.candidate.design, base.about["model"]
     for read in ("exact", "lagged", "stale"):
         try:
-            other = changed(design, read=read)
+            other = changed(design, "algorithm", read=read)
         except ValueError:  # lagged is defined for maps that scale
             continue
-        if read != design.algorithm.read_:
-            yield Arm(f"{name} read={read}", candidate(other), task, steps, {"form": "read"})
-    for chunk in (1, 4, 32):
-        yield Arm(f"{name} chunk={chunk}", candidate(changed(design, chunk=chunk)), task, steps, {"form": "chunk"})
-    own = design.algorithm.model_dump()["step"]
-    for factor in (0.1, 0.3, 3.0, 10.0):
-        step = changed(design, step=own * factor)
-        yield Arm(f"{name} step x{factor:g}", candidate(step), task, steps, {"form": "step"})
-    for bias in (0.0, 2.0, 6.0):
-        about = {"form": "gate bias"}
-        yield Arm(f"{name} gate={bias:g}", candidate(design), task, steps, about, before=gate_bias(bias))
+        if other.fingerprint != design.fingerprint:
+            yield arm(model, other, f"read {read}")
+    for chunk in CHUNKS:
+        if chunk != CHUNK:
+            yield arm(model, changed(design, "algorithm", chunk=chunk), f"chunk {chunk}")
+    for bias in (2.0, 4.0, 6.0):
+        other = changed(design, "retention", bias=bias)
+        if other.fingerprint != design.fingerprint:
+            yield arm(model, other, f"gate {bias:g}")
 
 
 def main() -> None:
-    frame, _ = collect("e0", arms(), __doc__ or "")
-    figure, axes = plt.subplots(1, 3, figsize=(15, 9), sharey=True)
-    names = list(dict.fromkeys(frame["arm"]))
-    for axis, task in zip(axes, (RECALL, OVERWRITE, BYTES), strict=True):
-        for row, name in enumerate(names):
-            found = mean(frame, name, task.name, METRIC[task.name]) if METRIC[task.name] in frame else None
-            if found is None or math.isnan(found.estimate):
-                continue
-            own = name.split(" ")[0]
-            colour = f"C{[*MODELS, 'x'].index(own.removesuffix('-r')) if own.removesuffix('-r') in MODELS else 7}"
-            axis.plot([found.low, found.high], [row, row], color=colour, alpha=0.5)
-            axis.plot(found.estimate, row, "o" if own.endswith("-r") else "s", color=colour, markersize=4)
-        if task.chance is not None:
-            axis.axvline(task.chance, color="grey", linestyle=":")
-        axis.set_title(f"{task.name}: {METRIC[task.name].replace('_', ' ')}")
-    axes[0].set_yticks(range(len(names)), names, fontsize=6)
+    given = arguments(__doc__)
+    frame = collect("e0", [a for model in MODELS for a in steps(model)], [TUNING], given)
+    kept = tuned(frame, "model")
+    bases = {m: a for m in MODELS for a in steps(m) if a.name == kept.get((m, TASK.name))}
+    everything = [a for m, base in bases.items() for a in (*steps(m), *variations(base))]
+    seeds = range(1, given.seeds + 1)
+    for part in (list(bases.values()), everything):  # what matters most first
+        frame = collect("e0", part, seeds, given)
+    results = fresh(frame)
+
+    def losses(model: str, what: str = "") -> dict[int, float]:
+        """By seed, of one form; without `what`, of the model as the others are compared with it."""
+        name = f"{model}, {what}" if what else bases[model].name
+        return by_seed(results, name, TASK.name, "nll")
+
+    def less(pairs: Iterable[tuple[dict[int, float], dict[int, float]]]) -> Interval:
+        """How much lower the second is than the first: mean over pairs within a seed, then over seeds."""
+        gaps = [{seed: a[seed] - b[seed] for seed in a.keys() & b} for a, b in pairs]
+        return mean_interval([fmean(gap[seed] for gap in gaps if seed in gap) for seed in set().union(*gaps)])
+
+    def said(gap: Interval) -> str:
+        return f"{gap.estimate:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}){' *' if gap.excludes_zero else '  '}"
+
+    what = [w for w in ORDER if any(a.about["what"] == w for a in everything)]
+    print("loss higher than that of the base by, nats; base: the better step of the tuning seed, ringed in the figure")
+    for w in what:
+        having = [m for m in MODELS if losses(m, w) and f"{m}, {w}" != bases[m].name]
+        for model in having:
+            loss, accuracy = (mean(results, f"{model}, {w}", TASK.name, metric) for metric in ("nll", "accuracy"))
+            gap = said(less([(losses(model, w), losses(model))]))
+            print(f"  {w:12s} {model:9s} {gap} loss {loss.estimate:.3f}  accuracy {accuracy.estimate:.3f}  n {loss.n}")
+        print(f"  {w:12s} {'all of it':9s} {said(less((losses(m, w), losses(m)) for m in having))}")
+    print("loss of the named form less that of -r, each at its base")
+    pairs = list(zip(MODELS[::2], MODELS[1::2], strict=True))
+    for named_form, ours in pairs:
+        n, r = (mean(results, bases[m].name, TASK.name, "nll") for m in (named_form, ours))
+        gap = said(less([(losses(named_form), losses(ours))]))
+        print(f"  {named_form:9s} {gap}  {n.estimate:.3f} against {r.estimate:.3f}")
+    print(f"  {'all three':9s} {said(less((losses(n), losses(r)) for n, r in pairs))}")
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 6), sharex=True, sharey=True)
+    for axis, pair in zip(axes, pairs, strict=True):
+        for n, model in enumerate(pair):
+            for w in what:
+                loss = mean(results, f"{model}, {w}", TASK.name, "nll")
+                if not loss.n:
+                    continue
+                row, based = what.index(w) + 0.3 * n - 0.15, f"{model}, {w}" == bases[model].name
+                axis.plot([max(0.0, loss.low), loss.high], [row, row], color=f"C{n}", alpha=0.5)
+                best = {"markersize": 8, "markeredgecolor": "k"} if based else {"markersize": 5}
+                axis.plot(loss.estimate, row, "so"[n], color=f"C{n}", label=model if based else None, **best)
+        axis.axvline(math.log(TASK.values), color="grey", linestyle=":")
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_xlabel("loss, nats (left is better; dotted: chance)", fontsize=9)
+        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    axes[0].set_yticks(range(len(what)), what, fontsize=8)
     axes[0].invert_yaxis()
-    figure.suptitle(f"Forms of the paper's models, mean and 95 % interval over seeds\n{scale(frame)}", fontsize=10)
+    figure.suptitle(
+        f"Forms of the paper's models, recall with re-writes; 95 % intervals; ringed: what the other rows change\n{scale(frame)}",
+        fontsize=10,
+    )
     figure.tight_layout()
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
-    columns = [c for c in frame if c.startswith("test_chunk_")]
-    shown = ["accuracy", "bits_per_byte", *columns]
-    print(frame.groupby(["task", "arm"], sort=False)[[c for c in shown if c in frame]].mean().round(3).to_string())
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "e0"}
+    figure.savefig(given.to / f"{Path(__file__).stem}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

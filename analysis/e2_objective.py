@@ -1,12 +1,13 @@
-"""E2: does the inner objective matter? A small survey over the four choices, and controls that break the objective.
+"""E2: does the inner objective matter? One choice changed at a time around one base, and controls that break the objective.
 
-    python analysis/e2_objective.py --seeds 4         trains what is missing, draws analysis/e2_objective.png
+    python analysis/e2_objective.py --seeds 4         trains what is missing, draws analysis/e2_objective.svg
     python analysis/e2_objective.py --figure          draws alone
 
-Around one base (two-layer memory, l2, forget gate, one gradient step a token in chunks of 8), one choice is changed at a time. Controls:
-`ascent` (the step goes up the loss), `last layer` (only it is written), `shuffled values` (what is written is not what belongs to
-the key), `zeroed` (the memory answers nothing). All have a convolution outside the memory, so that the zeroed one still mixes tokens, and
-equal tokens. Effects are differences from the base, paired by seed, with 95 % intervals.
+The base: two-layer memory, l2, forget gate, one gradient step a token in chunks of 4. Controls: `ascent` (the step goes up the loss), `last
+layer` (only it is written), `shuffled values` (what is written is not what belongs to the key), `zeroed` (the memory answers nothing).
+All have a convolution outside the memory, so that the zeroed one still mixes tokens, and see the same tokens in the same order. The inner
+step is 16 times the curvature's, which on seed 0 was the best of three for most; the two that it does not suit there have their own. Seed 0
+is in no result. Effects are differences from the base, paired by seed, with Student's 95 % intervals.
 """
 
 from __future__ import annotations
@@ -19,90 +20,111 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from arms import Arm, collect, gain, mean, scale
+from arms import OVERWRITE, TUNING, Arm, arguments, by_seed, collect, fresh, gain, mean, scale
 
 from miras_search import Candidate, Design
 from miras_search.candidate import Backbone, Optimiser
-from miras_search.tasks import Mqar, Text
 
-TASKS = (
-    Mqar(name="overwrite", pairs=8, rewrites=8, keys=32, values=32),
-    Text(name="bytes", context=128, batch=8),
-)
-STEPS = {"overwrite": 600, "bytes": 300}
-METRIC = {"overwrite": "accuracy", "bytes": "bits_per_byte"}
+TRAINED = 500
+STEPS, STEP = (1.0, 4.0, 16.0), 16.0
+"""Inner steps that every arm tries on seed 0, in units of its own curvature; what it has afterwards."""
+OWN = {"memory: matrix": 1.0, "retention: kl, signed": 1.0, "control: zeroed": 1.0}
+"""Other inner steps; a memory that answers zero has no use for any."""
 BASE: dict[str, Any] = {
-    "memory": {"kind": "mlp"},
+    "memory": {"kind": "mlp", "expansion": 2},
     "bias": {"kind": "l2"},
     "retention": {"kind": "l2"},
-    "algorithm": {"kind": "gradient_descent", "chunk": 8},
+    "algorithm": {"kind": "gradient_descent", "chunk": 4},
     "block": {"residual_conv": 4},
 }
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "memory: matrix": ("memory", {"memory": {"kind": "matrix"}}),
     "memory: mlp, one layer": ("memory", {"memory": {"kind": "mlp", "layers": 1}}),
+    "memory: mlp, expansion 4": ("memory", {"memory": {"kind": "mlp", "expansion": 4}}),
     "bias: dot": ("bias", {"bias": {"kind": "dot"}}),
     "bias: lp 1.5": ("bias", {"bias": {"kind": "lp", "p": 1.5}}),
     "bias: lp 3": ("bias", {"bias": {"kind": "lp", "p": 3.0, "cap": "none"}}),
     "bias: huber": ("bias", {"bias": {"kind": "huber", "form": "norm"}}),
     "retention: none": ("retention", {"retention": {"kind": "none"}}),
-    "retention: kl": ("retention", {"retention": {"kind": "kl", "scale": 0.5, "exponent": 0.5, "signed": True}}),
-    "retention: lq": ("retention", {"retention": {"kind": "lq", "q": 3.0, "norm": "mean"}}),
-    "algorithm: momentum": ("algorithm", {"algorithm": {"kind": "momentum", "chunk": 8}}),
+    "retention: kl, signed": (
+        "retention",
+        {"retention": {"kind": "kl", "scale": 0.5, "exponent": 0.5, "signed": True}},
+    ),
+    "retention: lq 3": ("retention", {"retention": {"kind": "lq", "q": 3.0, "norm": "mean"}}),
+    "algorithm: momentum": ("algorithm", {"algorithm": {"kind": "momentum", "chunk": 4}}),
     "algorithm: chunk 1": ("algorithm", {"algorithm": {"kind": "gradient_descent", "chunk": 1}}),
-    "algorithm: chunk 32": ("algorithm", {"algorithm": {"kind": "gradient_descent", "chunk": 32}}),
-    "control: ascent": ("control", {"algorithm": {"kind": "gradient_descent", "chunk": 8, "sign": "ascent"}}),
+    "algorithm: chunk 16": ("algorithm", {"algorithm": {"kind": "gradient_descent", "chunk": 16}}),
     "control: last layer": (
         "control",
-        {"algorithm": {"kind": "gradient_descent", "chunk": 8, "updates": "last_layer"}},
+        {"algorithm": {"kind": "gradient_descent", "chunk": 4, "updates": "last_layer"}},
     ),
+    "control: ascent": ("control", {"algorithm": {"kind": "gradient_descent", "chunk": 4, "sign": "ascent"}}),
     "control: shuffled values": ("control", {"block": {"residual_conv": 4, "values": "shuffled"}}),
     "control: zeroed": ("control", {"block": {"residual_conv": 4, "output": "zeroed"}}),
 }
+GROUPS = ("memory", "bias", "retention", "algorithm", "control")
 
 
 def arms() -> Iterator[Arm]:
+    """Every change at every inner step."""
     size = Backbone(width=32, layers=1, heads=1, ffn=0.0)
-    for task in TASKS:
-        for name, (group, change) in {"base": ("base", {}), **CHANGES}.items():
-            candidate = Candidate(
-                design=Design.model_validate(BASE | change), backbone=size, optimiser=Optimiser(lr=1e-2)
-            )
-            yield Arm(name, candidate, task, STEPS[task.name], {"group": group})
+    for change, (group, parts) in {"base": ("base", {}), **CHANGES}.items():
+        for inner in STEPS if change != "control: zeroed" else STEPS[:1]:
+            described = BASE | parts
+            described |= {"algorithm": described["algorithm"] | {"step": inner}}
+            candidate = Candidate(design=Design.model_validate(described), backbone=size, optimiser=Optimiser(lr=1e-2))
+            about = {"change": change, "group": group, "inner_step": inner}
+            yield Arm(f"{change}, step {inner:g}", candidate, OVERWRITE, TRAINED, about)
 
 
 def main() -> None:
-    frame, _ = collect("e2", arms(), __doc__ or "")
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(12, 6), sharey=True)
-    groups = ["memory", "bias", "retention", "algorithm", "control"]
-    for axis, task in zip(axes, TASKS, strict=True):
-        metric = METRIC[task.name]
-        if metric not in frame:
-            continue
-        sign = -1.0 if metric == "bits_per_byte" else 1.0
-        for row, (name, (group, _)) in enumerate(CHANGES.items()):
-            found = gain(frame, name, "base", task.name, metric)
-            low, high = sorted((sign * found.low, sign * found.high))
-            colour = f"C{groups.index(group)}"
-            axis.plot([low, high], [row, row], color=colour, alpha=0.6)
-            axis.plot(sign * found.estimate, row, "o", color=colour)
-        axis.axvline(0.0, color="grey", linewidth=0.8)
-        base = mean(frame, "base", task.name, metric)
-        axis.set_title(
-            f"{task.name}: gain over base ({metric.replace('_', ' ')} {base.estimate:.3f}); right is better", fontsize=9
+    given, task = arguments(__doc__), OVERWRITE.name
+    collect("e2", arms(), [TUNING], given)
+    chosen = {a.about["change"]: a for a in arms() if a.about["inner_step"] == OWN.get(a.about["change"], STEP)}
+    frame = collect("e2", chosen.values(), range(1, given.seeds + 1), given)
+    kept = {change: a.name for change, a in chosen.items()}
+    frame = frame[(frame["seed"] == TUNING) | frame["arm"].isin(kept.values())]
+    results = fresh(frame)
+
+    figure, axis = plt.subplots(figsize=(8, 6))
+    base = kept["base"]
+    loss, accuracy = mean(results, base, task, "nll"), mean(results, base, task, "accuracy")
+    print(f"base nll {loss.estimate:.3f}, accuracy {accuracy.estimate:.3f}, {loss.n} seeds, {base}")
+    for row, (change, (group, _)) in enumerate(CHANGES.items()):
+        arm, colour = kept[change], f"C{GROUPS.index(group)}"
+        found, other = gain(results, arm, base, task, "nll"), mean(results, arm, task, "accuracy")
+        axis.plot([-found.high, -found.low], [row, row], color=colour, alpha=0.6)
+        axis.plot(-found.estimate, row, "o", color=colour)
+        own, of_base = by_seed(results, arm, task, "nll"), by_seed(results, base, task, "nll")
+        axis.plot(
+            [of_base[n] - own[n] for n in own.keys() & of_base],
+            [row + 0.3] * len(own.keys() & of_base),
+            ".",
+            color=colour,
+            alpha=0.4,
+            markersize=3,
         )
-    axes[0].set_yticks(range(len(CHANGES)), list(CHANGES), fontsize=8)
-    axes[0].invert_yaxis()
-    figure.suptitle(f"What changing one choice does, paired by seed, 95 % intervals\n{scale(frame)}", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
-    shown = [c for c in ("accuracy", "bits_per_byte") if c in frame]
-    print(
-        frame.groupby(["task", "group", "arm"], sort=False)[shown]
-        .agg(["mean", "min", "max", "count"])
-        .round(3)
-        .to_string()
+        axis.annotate(f"{other.estimate:.2f}", (1.01, row), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+        print(
+            f"  {change:26s} nll lower by {-found.estimate:+.3f} ({-found.high:+.3f} to {-found.low:+.3f})"
+            f"{' *' if found.excludes_zero else '  '} accuracy {other.estimate:.3f}  {arm.split(', ')[-1]}  n {found.n}"
+        )
+    axis.annotate("accuracy", (1.01, -1), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+    axis.axvline(0.0, color="grey", linewidth=0.8)
+    axis.set_xlabel(
+        f"loss lower than the base's by, nats: right is better (base: loss {loss.estimate:.2f}, accuracy {accuracy.estimate:.2f})",
+        fontsize=9,
     )
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_yticks(range(len(CHANGES)), list(CHANGES), fontsize=8)
+    axis.invert_yaxis()
+    figure.suptitle(
+        f"What changing one choice does to recall with re-writes, paired by seed, 95 % intervals; small dots: seeds\n{scale(frame)}",
+        fontsize=9,
+    )
+    figure.tight_layout()
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "e2"}
+    figure.savefig(given.to / f"{Path(__file__).stem}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
