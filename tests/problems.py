@@ -71,7 +71,7 @@ def problem(design: Design, time: int, *, batch: int = 2, heads: int = 2, dim: i
     gates, initial = {}, {}
     if memory.parametric:
         # Below the step at which the recurrence is chaotic and would amplify rounding by itself.
-        step = (0.5 if memory.linear else 0.1) * (0.2 if bias.superlinear else 1.0)
+        step = (0.5 if memory.linear else 0.1) * (0.2 if bias.superlinear or algorithm.orthogonal else 1.0)
         gates["eta"] = step * draw(*shape, *several).sigmoid()
         if bias.thresholded:
             gates["delta"] = (0.5 + draw(*shape)).exp()

@@ -142,21 +142,24 @@ def by_steps(log_alpha: Tensor) -> Tensor:
 def orthogonalise(m: Tensor) -> Tensor:
     """Five Newton-Schulz iterations (Muon's): the singular values of `[..., out, in]` go to about 1.
 
-    X <- (a + b X X' + c (X X')^2) X multiplies X by polynomials of the first X X' alone, so that they are formed on the
-    shorter side.
+    X <- (a + b X X' + c (X X')^2) X multiplies X by polynomials of the first X X'. Where X is wide they are formed on its shorter side,
+    for a part of the operations; elsewhere X itself is carried along, which loses fewer digits.
     """
     x = m * torch.rsqrt(m.square().sum((-2, -1), keepdim=True) + 1e-14)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    square = x @ x.mT
-    one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    factors = one
-    for i in range(5):
-        factor = 3.4445 * one - 4.775 * square + 2.0315 * square @ square
-        factors = factor @ factors
-        if i < 4:
-            square = factor @ square @ factor
-    x = factors @ x
+    if x.shape[-1] > 4 * x.shape[-2]:
+        square = x @ x.mT
+        one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        factors = one
+        for _ in range(5):
+            factor = 3.4445 * one + 2.0315 * square @ square - 4.775 * square
+            factors, square = factor @ factors, factor @ square @ factor
+        x = factors @ x
+    else:
+        for _ in range(5):
+            square = x @ x.mT
+            x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
     return x.mT if tall else x
 
 
