@@ -97,9 +97,9 @@ def main() -> None:
         return by_seed(results, name, TASK.name, "nll")
 
     def less(pairs: Iterable[tuple[dict[int, float], dict[int, float]]]) -> Interval:
-        """How much lower the second is than the first: mean over pairs within a seed, then over seeds."""
+        """How much lower the second is than the first: mean over pairs within a seed, then over seeds that all pairs have."""
         gaps = [{seed: a[seed] - b[seed] for seed in a.keys() & b} for a, b in pairs]
-        return mean_interval([fmean(gap[seed] for gap in gaps if seed in gap) for seed in set().union(*gaps)])
+        return mean_interval([fmean(gap[seed] for gap in gaps) for seed in set.intersection(*map(set, gaps))])
 
     def said(gap: Interval) -> str:
         return f"{gap.estimate:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}){' *' if gap.excludes_zero else '  '}"
