@@ -220,8 +220,8 @@ def gradient(
 def orthogonalise(m: Tensor) -> Tensor:
     """Five Newton-Schulz iterations (Muon's): the singular values of `[..., out, in]` go to about 1.
 
-    X <- (a + b X X' + c (X X')^2) X multiplies X by polynomials of the first X X'. Where X is wide they are formed on its shorter side,
-    for a part of the operations; elsewhere X itself is carried along, which loses fewer digits.
+    X <- (a + b X X' + c (X X')^2) X multiplies X by polynomials of the first X X'. Where X is wide they are formed on its
+    shorter side, for a part of the operations; elsewhere X itself is carried along, which loses fewer digits.
     """
     x = m * torch.rsqrt(m.square().sum((-2, -1), keepdim=True) + 1e-14)
     tall = x.shape[-2] > x.shape[-1]
