@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -254,3 +258,29 @@ def test_a_parquet_file_that_cannot_be_written(frame: pd.DataFrame, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         write_parquet(frame, tmp_path / "file" / "x.parquet")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a folder on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as served:
+        Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_a_table_is_read_from_a_url(frame: pd.DataFrame, tmp_path: Path, server: str) -> None:
+    """A file, or the folder of a run by the table that its sweep leaves there; steps stay where they are."""
+    write_parquet(frame, tmp_path / "first" / frames.RESULTS)
+    for url in (f"{server}/first", f"{server}/first/{frames.RESULTS}"):
+        pd.testing.assert_frame_equal(frame, load_results(url))
+    assert load_steps(f"{server}/first").empty
+    with pytest.raises(RunError, match="404"):
+        load_results(f"{server}/second")
+    with pytest.raises(RunError, match="cannot be read: Protocol not known: nowhere"):
+        load_results("nowhere://second")

@@ -51,14 +51,15 @@ def load_results(*runs: RunLike) -> pd.DataFrame:
     """One row a trial (the last written of a key), typed, over any number of runs.
 
     Args:
-        runs: a run's name under `runs/`, its folder, or a Parquet file of `write_parquet`.
+        runs: a run's name under `runs/`, its folder, or a Parquet file of `write_parquet`; or a URL of a folder whose sweep
+            has come to its end, or of such a file (`https://`; `s3://` and the like with fsspec's package for it).
 
     Raises:
         RunError: if a run is missing, has no trial yet, or is no ledger.
     """
     if not runs:
         raise RunError("no run is named", hint="name a run under runs/, its folder, or a Parquet file")
-    frames = [_read(_locate(run)) for run in runs]
+    frames = [_read_url(str(run)) if "://" in str(run) else _read(_locate(run)) for run in runs]
     about: dict[str, Any] = {}
     for frame in frames:
         about |= frame.attrs["runs"]
@@ -72,14 +73,14 @@ def load_results(*runs: RunLike) -> pd.DataFrame:
 def load_steps(*runs: RunLike) -> pd.DataFrame:
     """One row a logged step: `run`, `key` (joins with `load_results`), `step`, `tokens`, `loss` and the like.
 
-    Of a Parquet file the steps are those of `NAME.steps.parquet` beside it; without one there are none. Trials that are
-    still running are included.
+    Of a Parquet file the steps are those of `NAME.steps.parquet` beside it; without one, and of a URL, there are none. Trials
+    that are still running are included.
 
     Raises:
         RunError: if a run is missing.
     """
     frames = []
-    for where in map(_locate, runs):
+    for where in (_locate(run) for run in runs if "://" not in str(run)):
         if where.is_dir():
             frames.append(_steps_of(where))
         elif (beside := where.with_suffix(".steps.parquet")).is_file():
@@ -173,6 +174,18 @@ def _read(where: Path) -> pd.DataFrame:
     return frame
 
 
+def _read_url(url: str) -> pd.DataFrame:
+    url = url if url.endswith(".parquet") else f"{url.rstrip('/')}/{RESULTS}"
+    try:
+        frame = pd.read_parquet(url)
+    except (OSError, ImportError, ValueError, pa.ArrowException) as error:  # ValueError: of a protocol nobody knows
+        hint = "name a Parquet file, or the folder of a run that has come to its end"
+        if isinstance(error, ImportError):
+            hint = f"pip install what reads {url.split('://')[0]}://, such as s3fs or gcsfs"
+        raise RunError(f"cannot be read: {error}", where=url, hint=hint) from None
+    return _checked(frame, url)
+
+
 def _read_parquet(file: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(file)
@@ -180,11 +193,15 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         raise RunError(
             f"is no Parquet file: {error}", where=str(file), hint="write one: miras-search results RUN"
         ) from None
+    return _checked(frame, str(file))
+
+
+def _checked(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if missing := [name for name in ("key", "status", "task") if name not in frame]:
         raise RunError(
-            f"is no table of trials: no column {missing[0]!r}", where=str(file), hint="name one of write_parquet"
+            f"is no table of trials: no column {missing[0]!r}", where=where, hint="name one of write_parquet"
         )
-    for name, usual in {"run": file.stem, "how": "", "stage": "search", "reused": ""}.items():
+    for name, usual in {"run": Path(where).stem, "how": "", "stage": "search", "reused": ""}.items():
         if name not in frame:  # written by an earlier version
             frame[name] = usual
     frame.attrs.setdefault("runs", {name: {} for name in frame["run"].unique()})
