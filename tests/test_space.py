@@ -390,7 +390,7 @@ def made(parts: dict[str, str], extra: str = "", *overrides: str) -> Space | Non
 DESIGNS = st.fixed_dictionaries({part: some(values) for part, values in VALUES.items()})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(DESIGNS)
 def test_counting_agrees_with_trying_every_point(parts: dict[str, str]) -> None:
     on = made(parts)
@@ -454,7 +454,7 @@ def loaded(name: str) -> Space:
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_every_draw_is_in_the_axes_and_builds_or_has_a_code(name: str, seed: int) -> None:
     on = loaded(name)
@@ -469,7 +469,7 @@ def test_every_draw_is_in_the_axes_and_builds_or_has_a_code(name: str, seed: int
     assert outcome(on, json.loads(json.dumps(drawn))) == found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(DESIGNS, st.integers(0, 2**32))
 def test_to_yaml_reads_back_as_the_same_space(parts: dict[str, str], seed: int) -> None:
     extra = "backbone: {width: [32, {int: [48, 64], step: 8}]}\noptimiser: {lr: {log_float: [1e-5, 1e-2]}}\nseeds: 2\n"

@@ -183,7 +183,7 @@ def test_metrics_of_recall():
 
 
 @given(task=specs, seed=st.integers(0, 2**40), step=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_labels_by_an_independent_reading_of_the_row(task, seed, step):
     """Reads the inputs alone, token by token, as a person would."""
     inputs, targets = task.draw(Draws(seed, TRAIN, step), task.batch)
@@ -263,7 +263,7 @@ def test_batches_are_pinned():
 
 
 @given(task=specs, seed=st.integers(0, 1000), n=st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_stream_resumes_exactly(task, seed, n):
     straight = task.prepare().train(seed)
     before = take(straight, n)

@@ -162,7 +162,7 @@ def test_compression_and_memorization_of_mad():
 # copying
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     form=st.sampled_from(["string", "prefix", "suffix"]),
     answer=st.sampled_from([0, 1, 3]),

@@ -54,7 +54,7 @@ def refusal(**fields):
 
 
 @given(text=st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bytes_are_a_token_each_and_round_trip(text):
     tokenizer = BYTES
     data = text.encode()
@@ -66,7 +66,7 @@ def test_bytes_are_a_token_each_and_round_trip(text):
 
 
 @given(text=st.text(max_size=200) | st.lists(st.sampled_from([*WORDS, END_TEXT, " "]), max_size=20).map("".join))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bpe_round_trips_and_counts_bytes(text):
     ids = BPE.encode(text.encode())
     assert BPE.decode(ids.tolist()) == text
@@ -232,7 +232,7 @@ def test_python_docs_is_the_same_every_time():
     holdout=st.floats(0.05, 0.45),
     own=st.sampled_from([(), ("test",), ("validation",)]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_contiguous_parts_are_disjoint_and_in_order(texts, holdout, own):
     pieces = [Piece(text.encode(), n % 2 == 0) for n, text in enumerate(texts)]
     whole = b"".join(p.text for p in pieces)
