@@ -284,8 +284,10 @@ def test_ctrl_c_of_a_ray_sweep(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "run"
 
     def at_work() -> list[Path]:
+        """Without a row, and without an end whose row was still to be written."""
         done = {row["key"] for row in rows(run)}
-        return [path.parent for path in run.glob("trials/*/steps.jsonl") if path.parent.name not in done]
+        began = [path.parent for path in run.glob("trials/*/steps.jsonl") if path.parent.name not in done]
+        return [path for path in began if '"event": "end"' not in (path / "status.jsonl").read_text()]
 
     test_sweep.wait_for(lambda: rows(run) and at_work(), process)
     start = time.monotonic()
