@@ -279,7 +279,7 @@ def test_ctrl_c_of_a_ray_sweep(tmp_path: Path) -> None:
     """The signal goes to the whole group, as from a terminal: workers must not die of it."""
     import test_sweep
 
-    (tmp_path / "space.yaml").write_text(RAY.replace("640", "12800"))
+    (tmp_path / "space.yaml").write_text(RAY.replace("640", "25600"))
     process = test_sweep.script(tmp_path, "ray")
     run = tmp_path / "runs" / "run"
 
