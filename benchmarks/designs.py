@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from cpu import HEADS, WIDTH, Ours, Row, race
+from cpu import Ours, Row, both_ways, race
 
 from miras_search.named import NAMED
 
@@ -27,17 +27,7 @@ LONG, SHORT, SLOW = 2048, 64, 3e-3
 
 def row(name: str, tokens: int) -> Row:
     """A layer of the design, forward and backward."""
-    torch.manual_seed(0)
-    layer = Ours(NAMED[name].design, WIDTH, HEADS)
-    x, probe = torch.randn(1, tokens, WIDTH, requires_grad=True), torch.randn(1, tokens, WIDTH)
-
-    def run() -> float:
-        layer(x).backward(probe)
-        layer.zero_grad()
-        x.grad = None
-        return 0.0
-
-    return Row(name, run)
+    return Row(name, both_ways(lambda width, heads: Ours(NAMED[name].design, width, heads), 1, tokens))
 
 
 def tokens_of(name: str) -> int:

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from miras_search.cli import terminal
 from miras_search.codegen.emit import emit, equations
 from miras_search.ledger import Ledger, now
 from miras_search.runs import RunFolder
+from miras_search.space import Space
 from miras_search.space.schema import json_schema
 from miras_search.space.shipped import shipped
 
@@ -310,6 +312,34 @@ def test_dry_run_halves(miras: Cli, here: Path) -> None:
     found = miras.json("sweep", "tiny.yaml", *sets, "--trials", "10", "--dry-run", "--set", "search.sampler=random")
     assert found["exhausted"], "one candidate is all there is"
     assert found["trials"] == 2
+
+
+def test_dry_run_of_what_diverges_or_takes_too_long(miras: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that diverges is no rate; the dearest candidate is not begun where its FLOPs say that it would take for ever."""
+    from miras_search.sweep import estimate
+
+    small = ("bias=l2", "retention=none", "start_with=[]", "optimiser.lr=0.01", "search.sampler=random")
+    sets = [word for text in small for word in ("--set", text)]
+    line = ("sweep", "tiny.yaml", *sets, "--trials", "4", "--dry-run")
+    wild = miras.json(*line, "--set", "design.algorithm.step=[0.5, 1e30]")
+    assert wild["probes"], "the other one is timed"
+    found = miras(*line, "--set", "design.algorithm.step=1e30")
+    assert found.code == 2
+    assert "every candidate that was probed diverges" in found.err
+    assert "Traceback" not in found.err
+
+    begun: list[int] = []
+    real = estimate._time
+
+    def timed(candidate: Candidate, *rest: Any) -> estimate.Probe | None:
+        begun.append(candidate.flops_per_token(16))
+        probe = real(candidate, *rest)
+        return None if probe is None else replace(probe, tokens_per_second=1.0)
+
+    monkeypatch.setattr(estimate, "_time", timed)
+    space = Space.load("tiny.yaml", [*small, "design.algorithm.step=[0.3, 0.5]"])
+    estimate.estimate(space, executor="inline")
+    assert len(begun) == len(space.tasks), "one a task, and then none that would take an hour"
 
 
 def test_train_and_keep(miras: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miras_search import disk
+from miras_search import checkpoint, disk
 from miras_search.ledger import Record
 from miras_search.runs import RunFolder
 from miras_search.search import Leader, Point, outcomes, reason, standing
 from miras_search.space import Space
-
-WEIGHTS = "checkpoint.safetensors"
 
 
 class AtWork(NamedTuple):
@@ -92,7 +90,7 @@ def overview(run: RunFolder) -> Overview:
         objectives=[objective.metric for objective in space.objectives],
         front=stands.front if len(space.objectives) > 1 else [],
         left=_left(rows, total, at_work, driver),
-        evicted=sum(row.status == "ok" and not (run.trial(row.key) / WEIGHTS).exists() for row in rows),
+        evicted=sum(row.status == "ok" and not (run.trial(row.key) / checkpoint.WEIGHTS).exists() for row in rows),
         at_work=at_work,
         driver=driver,
         seconds=sum(row.seconds for row in rows),

@@ -3,7 +3,7 @@
 Suggestion n is a function of (seed of the space, n, the first `max(0, n + 1 - parallel)` committed suggestions in the
 order in which the ledger committed them) and of nothing else: not of results that came in later, of what ran in
 between, or of the process. A sweep that was killed and resumed therefore asks for exactly what it would have asked for
-undisturbed. A sampler is made anew for every draw, and the study it learns from is rebuilt from the results.
+undisturbed. What a sampler keeps from one draw to the next only saves computing it from the results again.
 
     search = Search(space)
     while search.needs(n) <= len(committed := outcomes(ledger.rows(), space)):

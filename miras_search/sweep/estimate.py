@@ -21,7 +21,7 @@ from miras_search.errors import TaskError
 from miras_search.search import Search
 from miras_search.space import Space
 from miras_search.tasks import Task
-from miras_search.trial import Trainer, refuse
+from miras_search.trial import Diverged, Trainer, refuse
 
 DRAWN = 64
 """Candidates drawn."""
@@ -88,10 +88,10 @@ def estimate(
         executor: `inline` runs one trial at a time.
         threads: cores of a trial.
         cache: folder for prepared data.
-        patience: seconds after which no further probe is begun.
+        patience: seconds for the probes; one that would take longer, by its FLOPs, is left out.
 
     Raises:
-        TaskError: if a task's data cannot be read, or no candidate fits a task.
+        TaskError: if a task's data cannot be read, or no candidate fits a task or can be timed on it.
         DesignError, MatchError: if a design of `start_with` is no candidate.
     """
     wanted = trials if trials is not None else space.search.trials
@@ -167,29 +167,42 @@ def _probe(
         work = _work(space, task, sum(batch.inputs.numel() for batch in data.validation()))
         costs = sorted(((c.flops_per_token(task.context), i) for i, c in enumerate(candidates)))
         mine: list[Probe] = []
-        for i in _spread(costs):
-            if mine and time.monotonic() > until:
-                break
-            probe = _time(candidates[i], task, space, threads, cache)
+        diverged = False
+        for cost, i in _spread(costs):
+            expected = (1 + STEPS) * task.tokens_per_step * _pace(mine, cost) if mine else 0.0
+            if mine and time.monotonic() + expected > until:
+                continue
+            try:
+                probe = _time(candidates[i], task, space, threads, cache)
+            except Diverged:
+                diverged = True
+                continue
             mine += [probe] if probe is not None else []
+        if not mine and diverged:
+            hint = "lower the learning rates or the inner steps"
+            raise TaskError("every candidate that was probed diverges", where=f"task {task.name}", hint=hint)
         if not mine:
             raise TaskError("no drawn candidate fits its rows", where=f"task {task.name}", hint=f"{task.longer}")
         build = median(probe.build_seconds for probe in mine)  # the first of a process takes longer
-        for cost, _ in costs:
-            near = min(mine, key=lambda probe: abs(probe.flops_per_token - cost))
-            seconds.append(build + work / near.tokens_per_second * cost / near.flops_per_token)
+        seconds += (build + work * _pace(mine, cost) for cost, _ in costs)
         probes += mine
     return probes, seconds
 
 
-def _spread(costs: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Candidates by number, evenly over their cost: the median first, then the ends, then between."""
+def _pace(probes: Sequence[Probe], cost: float) -> float:
+    """Seconds a token at a cost in FLOPs, from the probe whose cost is nearest."""
+    near = min(probes, key=lambda probe: abs(probe.flops_per_token - cost))
+    return cost / near.flops_per_token / near.tokens_per_second
+
+
+def _spread(costs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Costs and numbers of candidates, evenly over the costs: the median first, then the ends, then between."""
     count = min(PROBES, len(costs))
     places = [round(i * (len(costs) - 1) / max(1, count - 1)) for i in range(count)]
     middle = len(places) // 2
     order = [middle, 0, len(places) - 1, *range(len(places))]
     for place in dict.fromkeys(places[i] for i in order):
-        yield costs[place][1]
+        yield costs[place]
 
 
 def _work(space: Space, task: Task, scored: int) -> float:
