@@ -2,8 +2,8 @@
 
 A row a design and length, at 16 heads of dimension 64 and 32768 tokens a batch, in bfloat16: milliseconds of forward and
 backward of the kernels; of the emitted torch path in eager mode, and with the body of a chunk compiled; of an implementation by
-others where one has the point (flash-linear-attention; ThunderKittens' TTT-MLP, forward alone), and the ratio of each to the
-kernels. `roofline` is the least time that bytes and products need, by this card's own bandwidth and matrix
+others where one has the point (flash-linear-attention; for ttt-mlp ThunderKittens, in chunks of 64, forward alone and beside our
+forward), and the ratio of each to the kernels. `roofline` is the least time that bytes and products need, by this card's own bandwidth and matrix
 products, over the kernels' time. Then whole layers at 8192 tokens beside flash-linear-attention's DeltaNet. What cannot run says why.
 
 `--dry` runs all of it at sizes that mean nothing, to see that it runs: on a CPU under TRITON_INTERPRET=1.
@@ -29,7 +29,7 @@ from miras_search.candidate import layer_flops
 
 DESIGNS = (
     "linear-attention", "retnet", "mamba2", "deltanet", "gated-deltanet", "longhorn",
-    "yaad", "titans-lmm", "moneta-r", "moneta", "memora-r", "memora",
+    "ttt-linear", "ttt-mlp", "yaad", "titans-lmm", "moneta-r", "moneta", "memora-r", "memora",
 )  # fmt: skip
 BODIES = ("forward_chunk", "backward_chunk", "run_chunk")
 """Functions of an emitted module that do the work of a chunk, as far as it has them."""
@@ -172,9 +172,13 @@ def in_torch(module: Any, backend: str = "") -> Iterator[None]:
         vars(module).update(kept)
 
 
-def others(name: str, tokens: list[Tensor], gates: dict[str, Tensor]) -> Callable[[], Any] | None:
+def others(
+    name: str, tokens: list[Tensor], gates: dict[str, Tensor], length: int, s: Setting
+) -> Callable[[], Any] | None:
     """The same function by others, if they have it."""
     q, k, v = tokens
+    if name == "ttt-mlp":
+        return thunder(length, s)
     beta = gates["eta"].detach().to(q.dtype).requires_grad_()
     alpha = gates["log_alpha"].detach().requires_grad_()
     if name == "linear-attention":
@@ -285,13 +289,14 @@ def memories(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -
                 compiled = attempt(both_ways(ours), s, 1)
             theirs = NONE
             try:
-                run = others(name, tokens, gates)
-                theirs = NONE if run is None else attempt(both_ways(run), s)
-            except ImportError as error:
-                theirs = Timed(None, str(error)[:40])
+                run = others(name, tokens, gates, length, s)
+                way = forward if name == "ttt-mlp" else both_ways
+                theirs = NONE if run is None else attempt(way(run), s)
+            except Exception as error:
+                theirs = Timed(None, f"{type(error).__name__}: {error}"[:60])
             share = f"{least(name, length, s, card) / kernels.spent:.0%}" if kernels.spent else ""
             cells = [name, str(length), str(once), str(kernels), str(eager), eager.over(kernels), str(compiled)]
-            cells += [compiled.over(kernels), str(theirs), theirs.over(kernels), share, "; ".join(ran)]
+            cells += [compiled.over(kernels), str(theirs), theirs.over(once if name == "ttt-mlp" else kernels), share, "; ".join(ran)]
             say(row(cells))
     module = op.load(named.get("yaad").canonical())
     for length in s.lengths:
@@ -299,11 +304,6 @@ def memories(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -
         once = attempt(forward(lambda a=tokens: attention(*a)), s)
         both = attempt(both_ways(lambda a=tokens: attention(*a)), s)
         say(row(["attention (torch)", str(length), str(once), str(both), *[""] * 8]))
-        try:
-            theirs = attempt(thunder(length, s), s)
-        except Exception as error:
-            theirs = Timed(None, f"{type(error).__name__}: {error}"[:60])
-        say(row(["TTT-MLP (ThunderKittens)", str(length), str(theirs), "", *[""] * 8]))
 
 
 def layers(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -> None:

@@ -25,7 +25,10 @@ Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to 
 Fingerprint a8db0bef2627. Needs torch alone. Do not edit: change the design and emit again.
 """
 
+import logging
 import math
+import os
+import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -36,6 +39,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch import nn
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
 
 NAME = "ttt-linear"
 FINGERPRINT = "a8db0bef2627"
@@ -69,6 +78,7 @@ DESIGN = {'memory': {'kind': 'mlp',
            'values': 'own'}}
 CHUNK = 16
 CHUNKED = True
+STRUCTURE = 'e92ab05dfa7d'
 TILE = 131072
 LAYERS = 1
 NORM = True
@@ -220,6 +230,21 @@ def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
     """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
     gap = late[..., :, None] - early[..., None, :]
     return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
+
+
+def write_strengths(
+    log_alpha: Tensor, eta: Tensor, log_mu: Tensor | None, filled: Tensor | None, window: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """How much of the write of token i is in the state at token t.
+
+    Returns:
+        strength `[B, H, C, C]`, with a window `[B, H, C, SPAN - 1 + C]`; and with momentum: what of the momentum at the chunk's
+        start is in the state at t `[B, H, C]`, and both for the momentum itself at the chunk's end, `[B, H, C]` and
+        `[B, H, 1]`.
+    """
+    l = log_alpha.cumsum(-1)
+    decay = lower_decay(l, l)
+    return decay * eta[..., None, :], None, None, None
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
@@ -752,6 +777,11 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    query, key, value = (under_autocast(x) for x in (q, k, v))
+    fits = triton_takes(query, key, value, state)
+    if fits:
+        y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
+        return y.to(v.dtype), out
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -1101,5 +1131,1015 @@ def self_check() -> bool:
     return passed
 
 
+TILE_NUMBERS = (0.0,)
+
+
+if triton is not None:
+
+    @triton.jit
+    def bias_phi_tile(r, v, delta, numbers):
+        return r
+
+    @triton.jit
+    def bias_phi_vjp_tile(r, v, delta, d, numbers):
+        return d, tl.zeros_like(r), tl.sum(tl.zeros_like(r), axis=1, keep_dims=True)
+
+    @triton.jit
+    def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """Columns `first` to `first + WIDTH` of a chunk's tokens; rows beyond the chunk are zero."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        return tl.load(x + place, mask=(rows < SPAN)[:, None], other=0.0)
+
+    @triton.jit
+    def store_rows(
+        x, value, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr
+    ):
+        """The inverse of `load_rows`."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        tl.store(x + place, value.to(x.dtype.element_ty), mask=(rows < SPAN)[:, None])
+
+    @triton.jit
+    def load_gate(x, chunk, OTHER: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """One number a token, `[ROWS]`; `OTHER` beyond the chunk."""
+        rows = tl.arange(0, ROWS)
+        return tl.load(x + chunk * SPAN + rows, mask=rows < SPAN, other=OTHER)
+
+    @triton.jit
+    def store_gate(x, value, chunk, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """The inverse of `load_gate`."""
+        rows = tl.arange(0, ROWS)
+        tl.store(x + chunk * SPAN + rows, value, mask=rows < SPAN)
+
+    @triton.jit
+    def pair_places(chunk, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """Places of a chunk's numbers for pairs of tokens, `[chunks, SPAN, SPAN]`, and which exist."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SPAN + rows[None, :]
+        return place, (rows < SPAN)[:, None] & (rows < SPAN)[None, :]
+
+    @triton.jit
+    def weight_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+        """Places of the tile `[ROWS, WIDTH]` at (out, inner) of the index-th matrix `[OUT, IN]`."""
+        rows = (index * OUT + out + tl.arange(0, ROWS))[:, None]
+        return rows * IN + inner + tl.arange(0, WIDTH)[None, :] + index * OUT
+
+    @triton.jit
+    def offset_places(index, out, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr):
+        """Places of the offsets of some outputs, which lie behind the index-th matrix, `[ROWS]`."""
+        return (index + 1) * (OUT * IN) + index * OUT + out + tl.arange(0, ROWS)
+
+    def rows_of(span: int) -> int:
+        """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
+        return max(16, 1 << (span - 1).bit_length())
+
+    def precision() -> str:
+        """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
+        return "ieee" if torch.version.hip else "tf32x3"
+
+    def operator(name: str, function, shapes, autograd=None, setup=None):
+        """An operator that torch.compile takes as one piece.
+
+        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
+        """
+        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
+        if not hasattr(namespace, name):
+            made = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
+            made.register_fake(shapes)
+            if autograd is not None:
+                made.register_autograd(autograd, setup_context=setup)
+        return getattr(namespace, name).default
+
+
+def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
+    """`[B, S, H, ...]` -> `[N, P, C, ...]` with P = B * H, and empty slots at the end."""
+    missing = chunks * span - x.shape[1]
+    x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 2) + [0, missing])
+    x = x.unflatten(1, (chunks, span)).permute(1, 0, 3, 2, *range(4, x.ndim + 1))
+    return x.flatten(1, 2).contiguous()
+
+
+if triton is not None:
+
+    @triton.jit
+    def offset_open(first, states, momenta, here, pair, mark, OUT: tl.constexpr, IN: tl.constexpr):
+        """A document that begins takes the initial offsets."""
+        if mark % 2 == 1:
+            place = offset_places(here, 0, OUT, IN, OUT)
+            start = tl.load(first + offset_places(pair, 0, OUT, IN, OUT))
+            tl.store(states + place, start)
+
+    @triton.jit
+    def offset_write(
+        states, momenta, here, after, out, g, weight, push, total, arrived, kept,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
+    ):
+        """From the start of a chunk to its end."""
+        place = offset_places(here, out, OUT, IN, HEIGHT)
+        target = offset_places(after, out, OUT, IN, HEIGHT)
+        new = total * tl.load(states + place) - tl.sum(g * weight[:, None], axis=0)
+        tl.store(states + target, new)
+
+    @triton.jit
+    def offset_written(
+        d_states, d_momenta, after, out, weight, push, OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr
+    ):
+        """What the gradients after a chunk say to its writes."""
+        target = offset_places(after, out, OUT, IN, HEIGHT)
+        d = weight[:, None] * tl.load(d_states + target)[None, :]
+        return d
+
+    @triton.jit
+    def offset_unwrite(
+        d_states, d_momenta, d_read, m_read, here, after, out, d, total, arrived, kept,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
+    ):
+        """The gradient from the end of a chunk to its start; d: that of the layer's output, token by token."""
+        place = offset_places(here, out, OUT, IN, HEIGHT)
+        target = offset_places(after, out, OUT, IN, HEIGHT)
+        d_next = tl.load(d_states + target)
+        tl.store(d_states + place, total * d_next + tl.sum(d, axis=0) + tl.load(d_read + place))
+
+    @triton.jit
+    def offset_close(
+        d_states, d_momenta, d_opened, d_first, here, pair, mark, OUT: tl.constexpr, IN: tl.constexpr
+    ):
+        """Back through the start of a chunk."""
+        if mark > 0:
+            place = offset_places(here, 0, OUT, IN, OUT)
+            own = offset_places(pair, 0, OUT, IN, OUT)
+            d = tl.load(d_states + place)
+            if mark >= 2:
+                d += tl.load(d_opened + own)
+            if mark % 2 == 1:
+                tl.store(d_first + own, tl.load(d_first + own) + d)
+                d = tl.zeros_like(d)
+            tl.store(d_states + place, d)
+
+    @triton.jit
+    def offset_layer_write(
+        g, d_states, d_momenta, states, momenta, here, after, out,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
+    ):
+        """The part in the gradients of weight, push, total, arrived, kept."""
+        place = offset_places(here, out, OUT, IN, HEIGHT)
+        target = offset_places(after, out, OUT, IN, HEIGHT)
+        d_next = tl.load(d_states + target)
+        d_weight = -tl.sum(g * d_next[None, :], axis=1)
+        d_total = tl.sum(d_next * tl.load(states + place), axis=0)
+        d_push = d_weight
+        d_arrived = d_total
+        d_kept = d_total
+        return d_weight, d_push, d_total, d_arrived, d_kept
+
+    @triton.jit
+    def load_input(
+        x, chunk, first, numbers, ACTIVATED: tl.constexpr,
+        SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    ):
+        """Inputs of a layer; those of the second are kept as the outputs of the first, before the activation."""
+        rows = load_rows(x, chunk, first, SIZE, WIDTH, SPAN, ROWS)
+        return rows
+
+    @triton.jit
+    def dense_forward_read(
+        query, x, g, weights, momenta, scales, strength, held, carried, z, like, numbers,
+        IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a chunk and some outputs of a layer. `like`: any tensor of the type that is multiplied."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * BLOCK_OUT
+        products = tl.zeros([ROWS, ROWS], tl.float32)
+        answer = tl.zeros([ROWS, BLOCK_OUT], tl.float32)
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            products = tl.dot(ask, tl.trans(seen), acc=products, input_precision=PRECISION)
+            place = weight_places(here, o, b, OUT, IN, BLOCK_OUT, BLOCK_IN)
+            w = tl.load(weights + place).to(KIND)
+            answer = tl.dot(ask, tl.trans(w), acc=answer, input_precision=PRECISION)
+        products += 1.0
+        beside = offset_places(here, o, OUT, IN, BLOCK_OUT)
+        answer += tl.load(weights + beside)[None, :]
+        answer *= load_gate(held, here, 0.0, SPAN, ROWS)[:, None]
+        place, exists = pair_places(here, SPAN, ROWS)
+        products *= tl.load(strength + place, mask=exists, other=0.0)
+        cotangent = load_rows(g, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+        written = tl.dot(products.to(KIND), cotangent, input_precision=PRECISION)
+        store_rows(z, answer - written, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+
+    @triton.jit
+    def dense_backward_read(
+        query, x, g, weights, momenta, scales, strength, held, carried, d_z, like,
+        d_query, d_x, d_g, d_weights, m_read, d_scales, d_strength, d_held, d_carried, numbers,
+        IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a chunk of a layer: all that follows from the answers alone, whatever comes later.
+
+        The second layer comes first and stores what the strengths get; the first layer adds to it. `d_x` is the gradient of
+        the input itself, `d_query` that of what the layer before put out.
+        """
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        pairs, exists = pair_places(here, SPAN, ROWS)
+        factor = tl.load(strength + pairs, mask=exists, other=0.0)
+        scale = 1.0
+        products = tl.zeros([ROWS, ROWS], tl.float32)
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            products = tl.dot(ask, tl.trans(seen), acc=products, input_precision=PRECISION)
+        products += 1.0
+        d_products = tl.zeros([ROWS, ROWS], tl.float32)
+        for o in range(0, OUT, BLOCK_OUT):
+            pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+            cotangent = load_rows(g, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
+            d_products = tl.dot(pull, tl.trans(cotangent), acc=d_products, input_precision=PRECISION)
+            back = tl.dot(tl.trans((products * factor).to(KIND)), pull, input_precision=PRECISION)
+            store_rows(d_g, -scale * back, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+        d_factor = -scale * d_products * products
+        tl.store(d_strength + pairs, d_factor, mask=exists)
+        d_products = (-scale * d_products * factor).to(KIND)
+        keep = load_gate(held, here, 0.0, SPAN, ROWS)
+        d_keep = tl.zeros([ROWS], tl.float32)
+        for o in range(0, OUT, BLOCK_OUT):
+            pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+            beside = offset_places(here, o, OUT, IN, BLOCK_OUT)
+            d_keep += tl.sum(pull * tl.load(weights + beside)[None, :], axis=1)
+            tl.store(d_weights + beside, tl.sum(pull * keep[:, None], axis=0))
+        for b in range(0, IN, BLOCK_IN):
+            ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            d_seen = tl.dot(tl.trans(d_products), ask, input_precision=PRECISION)
+            store_rows(d_x, d_seen, here, b, IN, BLOCK_IN, SPAN, ROWS)
+            answered = tl.zeros([ROWS, BLOCK_IN], tl.float32)
+            for o in range(0, OUT, BLOCK_OUT):
+                pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+                place = weight_places(here, o, b, OUT, IN, BLOCK_OUT, BLOCK_IN)
+                w = tl.load(weights + place).to(KIND)
+                answered = tl.dot(pull.to(KIND), w, acc=answered, input_precision=PRECISION)
+                d_w = tl.dot(tl.trans((pull * keep[:, None]).to(KIND)), ask, input_precision=PRECISION)
+                tl.store(d_weights + place, d_w)
+            d_keep += tl.sum(answered * ask.to(tl.float32), axis=1)
+            d_ask = keep[:, None] * answered
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
+            d_ask = tl.dot(d_products, seen, acc=d_ask, input_precision=PRECISION)
+            store_rows(d_query, d_ask, here, b, IN, BLOCK_IN, SPAN, ROWS)
+        store_gate(d_held, d_keep, here, SPAN, ROWS)
+
+    @triton.jit
+    def row_mean(x):
+        """Over the columns of a tile."""
+        return tl.sum(x, axis=1, keep_dims=True) / x.shape[1]
+
+    @triton.jit
+    def dense_error(out, key, value, gamma, beta):
+        """From the last layer's output: the normalised output, 1 / its deviation, and the error of the prediction."""
+        unit = out
+        scale = out
+        r = out - value
+        centred = out - row_mean(out)
+        scale = 1.0 / tl.sqrt(row_mean(centred * centred) + 1e-6)
+        unit = centred * scale
+        r = unit * gamma + beta - value
+        r += key.to(tl.float32)
+        return unit, scale, r
+
+    @triton.jit
+    def dense_cotangent(out, key, value, threshold, gamma, beta, numbers):
+        """The inner gradient at the last layer's output."""
+        unit, scale, r = dense_error(out, key, value, gamma, beta)
+        g = bias_phi_tile(r, value, threshold, numbers)
+        g = g * gamma
+        g = scale * (g - row_mean(g) - unit * row_mean(g * unit))
+        return g
+
+    @triton.jit
+    def dense_cotangent_vjp(d_g, g, out, key, value, threshold, gamma, beta, numbers):
+        """Pull d_g back through `dense_cotangent`: to out, r, value, threshold, and a row each of gamma and beta."""
+        unit, scale, r = dense_error(out, key, value, gamma, beta)
+        phi = bias_phi_tile(r, value, threshold, numbers)
+        along = row_mean(d_g * unit)
+        d_u = scale * (d_g - row_mean(d_g) - unit * along)
+        d_unit = -scale * (d_g * row_mean(phi * gamma * unit) + phi * gamma * along)
+        # The deviation scales g, and unit through the output: the second has no part along unit itself.
+        d_scale = tl.sum(d_g * g, axis=1, keep_dims=True) * scale / out.shape[1]
+        d_r, d_value, d_threshold = bias_phi_vjp_tile(r, value, threshold, d_u * gamma, numbers)
+        d_unit += d_r * gamma
+        d_gamma = tl.sum(d_u * phi + d_r * unit, axis=0)
+        d_out = scale * (d_unit - row_mean(d_unit) - unit * row_mean(d_unit * unit)) - unit * d_scale
+        return d_out, d_r, d_value - d_r, d_threshold, d_gamma, tl.sum(d_r, axis=0)
+
+    @triton.jit
+    def dense_open(
+        first, states, momenta, weights, scales, here, pair, mark, numbers,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
+    ):
+        """Start a chunk: a document that begins takes the initial state; the mirror map gives the frozen weights."""
+        if mark % 2 == 1:
+            for o in range(0, OUT, HEIGHT):
+                place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                start = tl.load(first + weight_places(pair, o, 0, OUT, IN, HEIGHT, IN))
+                tl.store(states + place, start)
+            tl.debug_barrier()
+
+    @triton.jit
+    def dense_write(
+        states, momenta, here, after, out, inner, g, weight, push, x, total, arrived, kept,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A tile of a layer's state, and of its momentum, from the start of a chunk to its end."""
+        place = weight_places(here, out, inner, OUT, IN, HEIGHT, WIDTH)
+        target = weight_places(after, out, inner, OUT, IN, HEIGHT, WIDTH)
+        written = tl.dot(tl.trans((g * weight[:, None]).to(x.dtype)), x, input_precision=PRECISION)
+        new = total * tl.load(states + place) - written
+        tl.store(states + target, new)
+
+    @triton.jit
+    def dense_forward_state(
+        k, v, delta, gamma, beta, strength, held, carried, impulse, kept, marks, first_0, first_1,
+        states_0, states_1, momenta_0, momenta_1, weights_0, weights_1, scales_0, scales_1, pre, g_0, g_1, outs,
+        numbers, P, N,
+        K: tl.constexpr, V: tl.constexpr, HIDDEN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK: tl.constexpr, HEIGHT_0: tl.constexpr, HEIGHT_1: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a pair: the states at all chunk starts, and each chunk's inner gradient at its frozen weights."""
+        pair = tl.program_id(0).to(tl.int64)
+        norm_weight = tl.zeros([1, V], tl.float32)
+        norm_bias = tl.zeros([1, V], tl.float32)
+        norm_weight = tl.load(gamma + pair * V + tl.arange(0, V))[None, :]
+        norm_bias = tl.load(beta + pair * V + tl.arange(0, V))[None, :]
+        for n in range(N):
+            here = n * P + pair
+            after = here + P
+            mark = tl.load(marks + here)
+            dense_open(first_0, states_0, momenta_0, weights_0, scales_0, here, pair, mark, numbers, V, K, HEIGHT_0)
+            offset_open(first_0, states_0, momenta_0, here, pair, mark, V, K)
+            tl.debug_barrier()
+            key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+            out = tl.zeros([ROWS, V], tl.float32)
+            w_0 = tl.load(weights_0 + weight_places(here, 0, 0, V, K, V, K)).to(key.dtype)
+            out = tl.dot(key, tl.trans(w_0), input_precision=PRECISION)
+            out += tl.load(weights_0 + offset_places(here, 0, V, K, V))[None, :]
+            store_rows(outs, out, here, 0, V, V, SPAN, ROWS)
+            value = load_rows(v, here, 0, V, V, SPAN, ROWS).to(tl.float32)
+            threshold = load_gate(delta, here, 1.0, SPAN, ROWS)
+            g = dense_cotangent(out, key, value, threshold[:, None], norm_weight, norm_bias, numbers)
+            store_rows(g_1, g, here, 0, V, V, SPAN, ROWS)
+            weight = load_gate(strength, here * SPAN + SPAN - 1, 0.0, SPAN, ROWS)
+            total = tl.load(held + here * SPAN + SPAN - 1)
+            push = weight
+            arrived = total
+            keep = total
+            dense_write(
+                states_0, momenta_0, here, after, 0, 0, g, weight, push, key, total, arrived, keep,
+                V, K, V, K, PRECISION,
+            )
+            offset_write(
+                states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V
+            )
+            tl.debug_barrier()
+
+    @triton.jit
+    def dense_written(rows, weight, push, d_next, m_next, PRECISION: tl.constexpr):
+        """What the gradients of state and momentum after a chunk say to its writes: rows times their transposes, weighted."""
+        d = weight[:, None] * tl.dot(rows, tl.trans(d_next.to(rows.dtype)), input_precision=PRECISION)
+        return d
+
+    @triton.jit
+    def dense_unwrite(
+        d_states, d_momenta, d_read, m_read, d_weights, here, after, out, inner, d, total, arrived, kept,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    ):
+        """A tile of the state's gradient from the end of a chunk to its start; d: that of the frozen weights."""
+        place = weight_places(here, out, inner, OUT, IN, HEIGHT, WIDTH)
+        target = weight_places(after, out, inner, OUT, IN, HEIGHT, WIDTH)
+        tl.store(d_states + place, total * tl.load(d_states + target) + d + tl.load(d_read + place))
+
+    @triton.jit
+    def dense_close(
+        states, d_states, d_momenta, d_read, d_weights, d_scales, d_opened, d_first, here, after, pair, mark, total,
+        numbers, OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
+    ):
+        """Back through the start of a chunk: mirror map, the state handed out as `frozen`, documents that begin."""
+        if mark > 0:
+            tl.debug_barrier()
+            for o in range(0, OUT, HEIGHT):
+                place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                own = weight_places(pair, o, 0, OUT, IN, HEIGHT, IN)
+                d = tl.load(d_states + place)
+                if mark >= 2:
+                    d += tl.load(d_opened + own)
+                if mark % 2 == 1:
+                    tl.store(d_first + own, tl.load(d_first + own) + d)
+                    d = tl.zeros_like(d)
+                tl.store(d_states + place, d)
+
+    @triton.jit
+    def dense_backward_state(
+        k, v, delta, gamma, beta, strength, held, carried, impulse, kept, marks, pre, g_1, outs,
+        states_0, states_1, weights_0, weights_1,
+        d_states_0, d_states_1, d_momenta_0, d_momenta_1, d_read_0, d_read_1, m_read_0, m_read_1,
+        d_weights_0, d_weights_1, d_scales_0, d_scales_1, d_opened_0, d_opened_1, d_first_0, d_first_1,
+        d_g_0, d_g_1, d_x, d_pre, d_r, d_v, d_delta, d_gamma, d_beta, numbers, P, N,
+        K: tl.constexpr, V: tl.constexpr, HIDDEN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK: tl.constexpr, HEIGHT_0: tl.constexpr, HEIGHT_1: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a pair, from the last chunk to the first: gradients of the states, and through the inner gradient.
+
+        `d_g_0` and `d_x` are read and then hold intermediate results; `d_pre` is the gradient of the first layer's output.
+        """
+        pair = tl.program_id(0).to(tl.int64)
+        norm_weight = tl.zeros([1, V], tl.float32)
+        norm_bias = tl.zeros([1, V], tl.float32)
+        norm_weight = tl.load(gamma + pair * V + tl.arange(0, V))[None, :]
+        norm_bias = tl.load(beta + pair * V + tl.arange(0, V))[None, :]
+        d_weight_row = tl.load(d_gamma + pair * V + tl.arange(0, V))
+        d_bias_row = tl.load(d_beta + pair * V + tl.arange(0, V))
+        for i in range(N):
+            here = (N - 1 - i) * P + pair
+            after = here + P
+            key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+            g = load_rows(g_1, here, 0, V, V, SPAN, ROWS)
+            weight = load_gate(strength, here * SPAN + SPAN - 1, 0.0, SPAN, ROWS)
+            total = tl.load(held + here * SPAN + SPAN - 1)
+            push = weight
+            arrived = total
+            keep = total
+            d_g = load_rows(d_g_1, here, 0, V, V, SPAN, ROWS)
+            place_0 = weight_places(after, 0, 0, V, K, V, K)
+            next_0 = tl.load(d_states_0 + place_0)
+            m_next_0 = next_0
+            d_g -= dense_written(key, weight, push, next_0, m_next_0, PRECISION)
+            d_g -= offset_written(d_states_0, d_momenta_0, after, 0, weight, push, V, K, V)
+            out = load_rows(outs, here, 0, V, V, SPAN, ROWS)
+            value = load_rows(v, here, 0, V, V, SPAN, ROWS).to(tl.float32)
+            threshold = load_gate(delta, here, 1.0, SPAN, ROWS)
+            d_out, error, d_value, d_threshold, d_weights_row, d_biases_row = dense_cotangent_vjp(
+                d_g, g, out, key, value, threshold[:, None], norm_weight, norm_bias, numbers
+            )
+            d_weight_row += d_weights_row
+            d_bias_row += d_biases_row
+            store_rows(d_r, error, here, 0, V, V, SPAN, ROWS)
+            store_rows(d_v, d_value, here, 0, V, V, SPAN, ROWS)
+            store_gate(d_delta, tl.sum(d_threshold, axis=1), here, SPAN, ROWS)
+            mark = tl.load(marks + here)
+            lost = d_out.to(key.dtype)
+            store_rows(d_pre, d_out, here, 0, V, V, SPAN, ROWS)
+            d = tl.dot(tl.trans(lost), key, input_precision=PRECISION)
+            dense_unwrite(
+                d_states_0, d_momenta_0, d_read_0, m_read_0, d_weights_0, here, after, 0, 0, d,
+                total, arrived, keep, V, K, V, K,
+            )
+            offset_unwrite(
+                d_states_0, d_momenta_0, d_read_0, m_read_0, here, after, 0, d_out, total, arrived, keep,
+                V, K, V,
+            )
+            tl.debug_barrier()
+            offset_close(d_states_0, d_momenta_0, d_opened_0, d_first_0, here, pair, mark, V, K)
+            dense_close(
+                states_0, d_states_0, d_momenta_0, d_read_0, d_weights_0, d_scales_0, d_opened_0, d_first_0,
+                here, after, pair, mark, total, numbers, V, K, HEIGHT_0,
+            )
+            tl.debug_barrier()
+        tl.store(d_gamma + pair * V + tl.arange(0, V), d_weight_row)
+        tl.store(d_beta + pair * V + tl.arange(0, V), d_bias_row)
+
+    @triton.jit
+    def dense_layer_write(
+        x, g, d_states, d_momenta, states, momenta, index, after, out, inner, weight, push,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A tile's part in the gradients of weight, push, total, arrived, kept, and of x."""
+        place = weight_places(index, out, inner, OUT, IN, HEIGHT, WIDTH)
+        target = weight_places(after, out, inner, OUT, IN, HEIGHT, WIDTH)
+        d_next = tl.load(d_states + target)
+        d_weight = -tl.sum(tl.dot(x, tl.trans(d_next.to(x.dtype)), input_precision=PRECISION) * g, axis=1)
+        d_x = -tl.dot((g * weight[:, None]).to(x.dtype), d_next.to(x.dtype), input_precision=PRECISION)
+        d_total = tl.sum(tl.sum(d_next * tl.load(states + place), axis=1), axis=0)
+        d_push = d_weight
+        d_arrived = d_total
+        d_kept = d_total
+        return d_weight, d_push, d_total, d_arrived, d_kept, d_x
+
+    @triton.jit
+    def dense_backward_write(
+        k, strength, held, impulse, pre, g_0, g_1, states_0, states_1, momenta_0, momenta_1, weights_0,
+        d_states_0, d_states_1, d_momenta_0, d_momenta_1, d_pre, d_r, d_k_read,
+        d_k, d_strength, d_held, d_carried, d_impulse, d_kept, numbers, P,
+        K: tl.constexpr, V: tl.constexpr, HIDDEN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a chunk: what the gradients of the states after it say to its keys and to the strengths of its writes."""
+        here = tl.program_id(0).to(tl.int64)
+        after = here + P
+        key = load_rows(k, here, 0, K, K, SPAN, ROWS)
+        weight = load_gate(strength, here * SPAN + SPAN - 1, 0.0, SPAN, ROWS)
+        push = weight
+        d_key = load_rows(d_k_read, here, 0, K, K, SPAN, ROWS)
+        d_key += load_rows(d_r, here, 0, K, K, SPAN, ROWS)
+        d_weight = tl.zeros([ROWS], tl.float32)
+        d_push = tl.zeros([ROWS], tl.float32)
+        d_total = 0.0
+        d_arrived = 0.0
+        d_keep = 0.0
+        lost = load_rows(d_pre, here, 0, V, V, SPAN, ROWS).to(key.dtype)
+        w_0 = tl.load(weights_0 + weight_places(here, 0, 0, V, K, V, K)).to(key.dtype)
+        d_key = tl.dot(lost, w_0, acc=d_key, input_precision=PRECISION)
+        g = load_rows(g_1, here, 0, V, V, SPAN, ROWS)
+        d_weight, d_push, d_total, d_arrived, d_keep, d_x = dense_layer_write(
+            key, g, d_states_0, d_momenta_0, states_0, momenta_0, here, after, 0, 0, weight, push,
+            V, K, V, K, PRECISION,
+        )
+        d_key += d_x
+        last_g = load_rows(g_1, here, 0, V, V, SPAN, ROWS)
+        a, b, c, d, e = offset_layer_write(
+            last_g, d_states_0, d_momenta_0, states_0, momenta_0, here, after, 0, V, K, V
+        )
+        d_weight += a
+        d_push += b
+        d_total += c
+        d_arrived += d
+        d_keep += e
+        store_rows(d_k, d_key, here, 0, K, K, SPAN, ROWS)
+        last = here * SPAN + SPAN - 1
+        store_gate(d_strength, load_gate(d_strength, last, 0.0, SPAN, ROWS) + d_weight, last, SPAN, ROWS)
+        tl.store(d_held + last, tl.load(d_held + last) + d_total)
+
+    def dense_height(out: int, inner: int) -> int:
+        """Rows of a matrix that a mirror map takes at once: all if it must, else a tile of 4096 numbers."""
+        return min(out, max(16, 4096 // inner))
+
+    def dense_segment(pairs: int, chunks: int) -> int:
+        """Chunks a segment: enough to fill a GPU, and a buffer of some 4000 states."""
+        return min(chunks, max(8, 4096 // pairs))
+
+    class DenseSegment:
+        """Buffers of a segment of chunks, and the kernels on them; `carry`: states, then momenta, `[P, out, in]`."""
+
+        def __init__(self, tokens, norm, carry, first, numbers, span: slice) -> None:
+            self.q, self.k, self.v, self.delta, marks, strength, held, *rest = (x[span].contiguous() for x in tokens)
+            rest = [held, held, held]
+            self.gates = [strength, held, *rest, marks]
+            self.norm = [x.contiguous() for x in norm]
+            self.first, self.numbers = [x.contiguous() for x in first], tuple(numbers)
+            self.chunks, self.count = self.k.shape[:2]
+            self.shapes = [tuple(x.shape[1:]) for x in first]
+            self.shapes = [(out, inner - 1) for out, inner in self.shapes]
+            starts = [self.weights(x, 1) for x in carry]
+            for start, x in zip(starts, carry, strict=True):
+                start[0] = x
+            self.states, self.momenta = starts[:LAYERS], starts[LAYERS:] or starts[:LAYERS]
+            self.frozen = self.states
+            self.scales = [self.numbers_of(1) for _ in first]
+            self.g = [self.rows(out) for out, _ in self.shapes]
+            self.out = self.rows(self.shapes[-1][0])
+            self.z = self.out
+
+        def weights(self, x: Tensor, more: int = 0):
+            """A matrix for every chunk, and `more`."""
+            return x.new_empty(self.chunks + more, self.count, *x.shape[1:])
+
+        def rows(self, size: int):
+            """A row for every token."""
+            return self.delta.new_empty(*self.delta.shape, size)
+
+        def numbers_of(self, size: int):
+            """Some numbers for every chunk."""
+            return self.delta.new_empty(self.chunks, self.count, size)
+
+        @property
+        def sizes(self) -> dict[str, object]:
+            """What all kernels take at compile time."""
+            return {
+                "SPAN": CHUNK,
+                "ROWS": rows_of(CHUNK),
+                "PRECISION": precision(),
+                "num_stages": 1,
+                "enable_fp_fusion": True,
+            }
+
+        @property
+        def dims(self) -> dict[str, object]:
+            """What the kernels on whole memories take."""
+            hidden = self.shapes[0][0]
+            # A map of the whole matrix holds it in registers.
+            warps = 4
+            return self.sizes | {
+                "K": self.k.shape[-1],
+                "V": self.v.shape[-1],
+                "HIDDEN": hidden,
+                "BLOCK": min(hidden, 32),
+                "num_warps": warps,
+            }
+
+        def heights(self) -> dict[str, object]:
+            """Rows of each matrix that its mirror map takes at once."""
+            return {f"HEIGHT_{i}": dense_height(*self.shapes[-i]) for i in range(2)}
+
+        def layer(self, i: int, block: int) -> dict[str, object]:
+            """What the kernels on one layer take."""
+            out, inner = self.shapes[i]
+            own: dict[str, object] = {"IN": inner, "OUT": out, "ACTIVATED": i > 0}
+            return own | {"BLOCK_IN": min(inner, block), "BLOCK_OUT": min(out, block), "num_warps": 4}
+
+        def forward_state(self) -> list[Tensor]:
+            """Run over the segment's chunks; returns the carry after it."""
+            dense_forward_state[(self.count,)](
+                self.k, self.v, self.delta, *self.norm, *self.gates, self.first[0], self.first[-1],
+                self.states[0], self.states[-1], self.momenta[0], self.momenta[-1], self.frozen[0], self.frozen[-1],
+                self.scales[0], self.scales[-1], self.z, self.g[0], self.g[-1], self.out,
+                self.numbers, self.count, self.chunks, **self.dims, **self.heights(),
+            )
+            return [x[-1] for x in (self.states)]
+
+        def forward_read(self) -> None:
+            """Answer the queries, layer by layer."""
+            strength, held, carried = self.gates[:3]
+            asked, seen = self.q, self.k
+            self.answers = []
+            for i in range(LAYERS):
+                out = self.shapes[i][0]
+                z = self.rows(out)
+                options = self.sizes | self.layer(i, 64)
+                dense_forward_read[(self.chunks * self.count, out // options["BLOCK_OUT"])](
+                    asked, seen, self.g[i], self.frozen[i], self.momenta[i], self.scales[i], strength, held, carried,
+                    z, self.k, self.numbers, **options,
+                )
+                self.answers.append(z)
+                asked, seen = z, self.z
+
+        def backward(self, dy: Tensor, dcarry, dopened, found, dfirst, dnorm) -> list[Tensor]:
+            """From the gradients of answers and carry after the segment to those of the carry before it.
+
+            `found`: gradients of the tokens, filled in; `dfirst` and `dnorm` are added to.
+            """
+            dq, dk, dv, ddelta, dstrength, dheld, *rest = found
+            rest = [dheld, dheld, dheld]
+            dcarried, dimpulse, dkept = rest
+            strength, held, carried, impulse, _, _ = self.gates
+            dg = [torch.empty_like(x) for x in self.g]
+            read = [self.weights(x) for x in self.first]
+            flow = read
+            dfrozen = read
+            dscales = [torch.empty_like(x) for x in self.scales]
+            dk_read = torch.empty_like(self.k, dtype=torch.float32)
+            dx = torch.empty_like(self.z)
+            for i in reversed(range(LAYERS)):
+                asked, seen = (self.answers[i - 1], self.z) if i else (self.q, self.k)
+                before = torch.empty_like(asked) if i else dq
+                dseen = dx if i else dk_read
+                own = (asked, seen, self.g[i])
+                gates = (strength, held, carried, dy)
+                numbers = (dstrength, dheld, dcarried, self.numbers)
+                options = self.sizes | self.layer(i, 32)
+                grid = (self.chunks * self.count,)
+                dense_backward_read[grid](
+                    *own, self.frozen[i], self.momenta[i], self.scales[i], *gates, self.k, before, dseen, dg[i],
+                    dfrozen[i], flow[i], dscales[i], *numbers, **options,
+                )
+                dy = before
+            after = [self.weights(x, 1) for x in dcarry]
+            for a, d in zip(after, dcarry, strict=True):
+                a[-1] = d
+            dstates, dmomenta = after[:LAYERS], after[LAYERS:] or after[:LAYERS]
+            if not dopened:
+                dopened = dstates
+            if not dnorm:
+                dnorm = [dheld, dheld]
+            dpre = torch.empty_like(self.z)
+            dr = torch.empty_like(self.out)
+            dense_backward_state[(self.count,)](
+                self.k, self.v, self.delta, *self.norm, *self.gates, self.z, self.g[-1], self.out,
+                self.states[0], self.states[-1], self.frozen[0], self.frozen[-1],
+                dstates[0], dstates[-1], dmomenta[0], dmomenta[-1], read[0], read[-1], flow[0], flow[-1],
+                dfrozen[0], dfrozen[-1], dscales[0], dscales[-1], dopened[0], dopened[-1], dfirst[0], dfirst[-1],
+                dg[0], dg[-1], dx, dpre, dr, dv, ddelta, *dnorm, self.numbers, self.count, self.chunks,
+                **self.dims | {"num_warps": 8}, **self.heights(),
+            )
+            dense_backward_write[(self.chunks * self.count,)](
+                self.k, strength, held, impulse, self.z, self.g[0], self.g[-1], self.states[0], self.states[-1],
+                self.momenta[0], self.momenta[-1], self.frozen[0], dstates[0], dstates[-1], dmomenta[0], dmomenta[-1],
+                dpre, dr, dk_read, dk, dstrength, dheld, dcarried, dimpulse, dkept, self.numbers, self.count,
+                **self.dims,
+            )
+            return [x[0] for x in after]
+
+    def dense_spans(tokens: list[Tensor]) -> list[slice]:
+        """The segments of a call."""
+        chunks, pairs = tokens[0].shape[:2]
+        size = dense_segment(pairs, chunks)
+        return [slice(n, min(n + size, chunks)) for n in range(0, chunks, size)]
+
+    def dense_forward(
+        tokens: list[Tensor], norm: list[Tensor], carry: list[Tensor], first: list[Tensor], numbers: list[float]
+    ) -> list[Tensor]:
+        """The answers before the head, the carry after the call, the states that the last chunk froze, and checkpoints.
+
+        Args:
+            tokens: q, k, v, delta, marks (1: a document starts, 2: the last chunk that opens), strength, held, and
+                with momentum carried, impulse, kept.
+            norm: the LayerNorm's affine a pair, `[P, V]` each, or nothing.
+            carry: states, then momenta, `[P, out, in]`.
+            first: states of a new document.
+            numbers: of the formulas.
+        """
+        spans = dense_spans(tokens)
+        z, *rest = dense_shapes(tokens, norm, carry, first, numbers)
+        count = LAYERS
+        opened, checkpoints = rest[len(carry) : len(carry) + count], rest[len(carry) + count :]
+        pairs = torch.arange(z.shape[1], device=z.device)
+        with torch.cuda.device_of(z):  # Triton launches on the current device, whatever the tensors' is
+            for i, span in enumerate(spans):
+                for saved, x in zip(checkpoints, carry, strict=True):
+                    saved[i] = x
+                segment = DenseSegment(tokens, norm, carry, first, numbers, span)
+                carry = segment.forward_state()
+                segment.forward_read()
+                z[span] = segment.answers[-1]
+                last = tokens[4][span] >= 2
+                for x, states in zip(opened, segment.states, strict=False):
+                    chosen = states[last.int().argmax(0), pairs]
+                    x.copy_(torch.where(last.any(0)[:, None, None], chosen, chosen if i == 0 else x))
+        return [z, *(x.clone() for x in carry), *opened, *checkpoints]
+
+    def dense_shapes(tokens, norm, carry: list[Tensor], first, numbers) -> list[Tensor]:
+        """Empty outputs of `dense_forward`."""
+        z = carry[0].new_empty(tokens[2].shape)
+        count = len(dense_spans(tokens))
+        opened = [x.new_empty(x.shape) for x in first]
+        checkpoints = [x.new_empty(count, *x.shape) for x in carry]
+        return [z, *(x.new_empty(x.shape) for x in carry), *opened, *checkpoints]
+
+    def dense_backward(
+        tokens: list[Tensor],
+        norm: list[Tensor],
+        first: list[Tensor],
+        checkpoints: list[Tensor],
+        dz: Tensor,
+        dcarry: list[Tensor],
+        dopened: list[Tensor],
+        numbers: list[float],
+    ) -> list[Tensor]:
+        """Gradients of all tokens but the marks, of norm, carry and first, in this order."""
+        grads = dense_gradient_shapes(tokens, norm, first, checkpoints, dz, dcarry, dopened, numbers)
+        count = len(tokens) - 1
+        found, dnorm, dfirst = grads[:count], grads[count : count + len(norm)], grads[len(grads) - len(first) :]
+        for x in dnorm + dfirst:
+            x.zero_()
+        spans = dense_spans(tokens)
+        with torch.cuda.device_of(dz):
+            for i in reversed(range(len(spans))):
+                carry = [x[i] for x in checkpoints]
+                segment = DenseSegment(tokens, norm, carry, first, numbers, spans[i])
+                segment.forward_state()
+                segment.forward_read()
+                part = [x[spans[i]] for x in found]
+                dcarry = segment.backward(dz[spans[i]].contiguous(), dcarry, dopened, part, dfirst, dnorm)
+        return [*found, *dnorm, *(x.clone() for x in dcarry), *dfirst]
+
+    def dense_gradient_shapes(tokens, norm, first, checkpoints, dz, dcarry, dopened, numbers) -> list[Tensor]:
+        """Empty outputs of `dense_backward`."""
+        given = [*tokens[:4], *tokens[5:], *norm, *dcarry, *first]
+        return [x.new_empty(x.shape) for x in given]
+
+    def dense_setup(ctx, inputs, output) -> None:
+        """Keep what the backward needs: the inputs and the states at segment starts."""
+        tokens, norm, carry, first, numbers = inputs
+        ctx.numbers, ctx.sizes = numbers, (len(tokens), len(norm), len(carry), len(first))
+        ctx.save_for_backward(*tokens, *norm, *first, *output[len(output) - len(carry) :])
+        ctx.shapes = [x.shape for x in output]
+        ctx.set_materialize_grads(False)
+
+    def dense_autograd(ctx, grads):
+        """From the gradients of the outputs to those of the inputs."""
+        counts = ctx.sizes
+        saved = list(ctx.saved_tensors)
+        tokens, saved = saved[: counts[0]], saved[counts[0] :]
+        norm, saved = saved[: counts[1]], saved[counts[1] :]
+        first, checkpoints = saved[: counts[3]], saved[counts[3] :]
+        filled = [
+            checkpoints[0].new_zeros(shape) if d is None else d.contiguous()
+            for d, shape in zip(grads, ctx.shapes[: len(grads) - counts[2]], strict=False)
+        ]
+        dz, dcarry, dopened = filled[0], filled[1 : 1 + counts[2]], filled[1 + counts[2] :]
+        out = DENSE_BACKWARD(tokens, norm, first, checkpoints, dz, dcarry, dopened, ctx.numbers)
+        dtokens, out = [*out[:4], None, *out[4 : counts[0] - 1]], out[counts[0] - 1 :]
+        dnorm, out = out[: counts[1]], out[counts[1] :]
+        return dtokens, dnorm, out[: counts[2]], out[counts[2] :], None
+
+    DENSE_BACKWARD = operator("dense_backward", dense_backward, dense_gradient_shapes)
+
+    DENSE = operator("dense", dense_forward, dense_shapes, dense_autograd, dense_setup)
+
+
+def beside_offsets(x: Tensor) -> Tensor:
+    """As the kernels want it: of every `[out, in + 1]` the matrix, and behind it its last column."""
+    return torch.cat([x[..., :-1].flatten(-2), x[..., -1]], -1).view(x.shape)
+
+
+def with_offsets(x: Tensor) -> Tensor:
+    """The inverse of `beside_offsets`."""
+    out, inner = x.shape[-2:]
+    matrix, column = x.flatten(-2).split([out * (inner - 1), out], -1)
+    return torch.cat([matrix.unflatten(-1, (out, inner - 1)), column[..., None]], -1)
+
+
+def triton_dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
+    with torch.autocast(q.device.type, enabled=False):
+        return dense_call(q, k, v, gates, initial, state, reset, valid)
+
+
+def dense_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
+    reset: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """In float32: what gates make of a chunk, the kernels, the head, and the answers in their places."""
+    batch, time, heads = k.shape[:3]
+    position = torch.zeros(batch, dtype=torch.long, device=q.device)
+    masked = reset is not None or valid is not None
+    layout = None
+    chunks = -(-time // CHUNK)
+    filled = torch.ones(batch, time, 1, dtype=torch.bool, device=q.device)
+    if masked:
+        layout = plan_layout(time, position, reset, valid)
+        chunks = layout.chunks
+        if layout.filled is not None:
+            filled = layout.filled[..., None]
+
+    def arrange(x: Tensor) -> Tensor:
+        return to_chunks(x if layout is None else to_slots(x, layout), chunks, CHUNK)
+
+    def spread(x: Tensor) -> Tensor:
+        return x.float().expand(batch, *x.shape[-3:]).flatten(0, 1).contiguous()
+
+    eta = arrange(gates["eta"].float())
+    log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
+    delta = torch.ones_like(eta)
+    log_mu = None
+    held = to_chunks(filled.expand(-1, -1, heads), chunks, CHUNK).flatten(0, 1)
+    strength, carried, impulse, kept = write_strengths(
+        log_alpha.flatten(0, 1)[:, None], eta.flatten(0, 1)[:, None], log_mu, held
+    )
+    tokens = [arrange(q), arrange(k), arrange(v), delta]
+    marks = torch.zeros(chunks, batch, dtype=torch.int32, device=q.device)
+    some = None
+    if layout is not None and layout.opens is not None:
+        order = torch.where(layout.opens, torch.arange(1, chunks + 1, device=q.device), 0)
+        some = layout.opens.any(1)
+        marks.scatter_(0, order.argmax(1)[None], 2)
+    else:
+        marks[-1] = 2
+    if layout is not None and layout.fresh is not None:
+        marks += layout.fresh.mT
+    tokens.append(marks.repeat_interleave(heads, 1))
+    tokens += [strength.view(*eta.shape, CHUNK), log_alpha.cumsum(-1).exp()]
+    names = [f"state_{i}" for i in range(LAYERS)]
+    first = [spread(initial[name]) for name in names]
+    carry = first if state is None else [spread(state[name]) for name in names]
+    first, carry = ([beside_offsets(x) for x in group] for group in (first, carry))
+    norm = [spread(initial[n][:, None]).squeeze(1) for n in ("norm_weight", "norm_bias") if n in initial]
+    z, *rest = DENSE(tokens, norm, carry, first, list(TILE_NUMBERS))
+    rest = [with_offsets(x) for x in rest[: len(names) + LAYERS]]
+    z = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    if layout is not None:
+        z = to_tokens(z, layout, valid)
+    y = head(z[:, :time], q.float(), [initial[n].float() for n in ("norm_weight", "norm_bias") if n in initial])
+    if valid is not None:
+        y = y * valid[:, :, None, None]
+    out = {name: x.unflatten(0, (batch, heads)) for name, x in zip(names, rest, strict=False)}
+    for i, opened in enumerate(rest[len(names) : len(names) + LAYERS]):
+        start = opened.unflatten(0, (batch, heads))
+        found = {f"frozen_{i}": start}
+        for name, x in found.items():
+            if some is not None:
+                before = torch.zeros_like(x) if state is None else state[name]
+                x = torch.where(some[:, None, None, None], x, before)
+            out[name] = x
+    out["position"] = torch.full((batch,), time % CHUNK, device=q.device) if layout is None else layout.position
+    return y.to(v.dtype), out
+
+
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
+    """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
+    if triton is None:
+        return "triton is not installed"
+    interpreted = not isinstance(bias_phi_tile, triton.JITFunction)
+    if not q.is_cuda and not interpreted:
+        return f"tensors are on {q.device.type}, not on a GPU"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no kernel for {q.dtype}"
+    if interpreted and q.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
+        return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
+    if k.shape[1] < 2:
+        return "one token is a step"
+    inside = state is not None and bool(state["position"].any())
+    if inside:
+        return "the state is inside a chunk"
+    return ""
+
+
+def under_autocast(x: Tensor) -> Tensor:
+    """Under autocast the kernels take what a matrix product would: its dtype."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+LOG = logging.getLogger(__name__)
+
+
+# Calls by path: `triton`, or the reason why the torch path ran.
+PATHS = {"triton": 0}
+
+
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
+    """Whether this call runs in Triton; counted in `PATHS` and logged the first time, so that nobody need guess which path ran.
+
+    A compiled graph is not counted: its operators have the kernels' names, or it has none.
+    """
+    path = triton_refusal(q, k, v, state) or "triton"
+    if not torch.compiler.is_compiling():
+        if not PATHS.get(path):
+            level = logging.WARNING if q.is_cuda and path != "triton" else logging.INFO
+            LOG.log(level, "the memory runs in %s", "Triton" if path == "triton" else f"torch, not in Triton: {path}")
+        PATHS[path] = PATHS.get(path, 0) + 1
+    return path == "triton"
+
+
+def interpret_without_gpu() -> None:
+    """Start this file again in Triton's interpreter if there is Triton but no GPU."""
+    if triton is not None and not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def triton_outcome(
+    run: Any, inputs: list[Tensor], gates: Mapping[str, Tensor], initial: Mapping[str, Tensor], like: Tensor
+) -> dict[str, Tensor]:
+    """Answers and gradients of a loop or of the kernels, in the type and on the device of `like`."""
+    named = {"q": inputs[0], "k": inputs[1], "v": inputs[2], **gates, **initial}
+    leaves = {name: x.detach().to(like).requires_grad_() for name, x in named.items()}
+    own = [leaves[name] for name in ("q", "k", "v")]
+    out = run(*own, {n: leaves[n] for n in gates}, {n: leaves[n] for n in initial})
+    y = out[0] if isinstance(out, tuple) else out
+    weight = torch.linspace(-1.0, 2.0, y.numel()).view(y.shape).cos().to(like)
+    grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()), allow_unused=True)
+    found = {f"d{name}": g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {name: x.detach().double().cpu() for name, x in {"y": y, **found}.items()}
+
+
+def triton_check() -> bool:
+    """The kernels in float32 against the loop in float64, beside the loop in float32, which loses as much to rounding."""
+    if triton is None:
+        print("kernels: not checked, triton is not installed")
+        return True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, gates, initial = check_inputs(1, CHUNK + 5, 1, 16)
+    # Below the step at which the recurrence amplifies rounding by itself.
+    gates["eta"] = 0.3 * gates["eta"]
+    before = PATHS["triton"]
+    fast = triton_outcome(memory, inputs, gates, initial, torch.zeros((), device=device))
+    if PATHS["triton"] == before:
+        print(f"kernels: FAILED to run: {sorted(PATHS)}")
+        return False
+    exact = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros((), dtype=torch.float64))
+    plain = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros(()))
+    floor = 1e-9 * max(float(x.abs().max()) for x in exact.values())
+    compared = [name for name, x in exact.items() if float(x.abs().max()) > floor]
+    for name in compared:
+        print(f"kernels {name:16s} {deviation(fast[name], exact[name]):.1e}")
+    worst = max(deviation(fast[name], exact[name]) for name in compared)
+    limit = 4.0 * max(deviation(plain[name], exact[name]) for name in compared) + 2e-6
+    where = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
+    print(f"{'ok' if worst < limit else 'FAILED'}: the kernels deviate by {worst:.1e} in {where}, {limit:.1e} allowed")
+    return worst < limit
+
+
 if __name__ == "__main__":
-    raise SystemExit(0 if self_check() else 1)
+    interpret_without_gpu()
+    raise SystemExit(0 if self_check() and triton_check() else 1)

@@ -24,7 +24,7 @@ from miras_search.codegen.triton_dialect import TRITON, has_kernels, lower_tiles
 from miras_search.memory import Matrix, Mlp
 from miras_search.named import NAMED
 from miras_search.reference import Xp
-from miras_search.retention import L2Retention, Sphere
+from miras_search.retention import ElasticNet, L2Retention, Sphere
 
 HELPERS = Path(__file__).parent / "triton_cases"
 needs_triton = pytest.mark.skipif(op.load(LINEAR["l2"]).triton is None, reason="triton is not installed")
@@ -185,7 +185,7 @@ def test_each_design_has_the_family_that_serves_it() -> None:
         design(L2(), algorithm=GradientDescent(read_order="read_first")),
         design(L2(), algorithm=GradientDescent(read="stale")),
         design(L2(), algorithm=GradientDescent(chunk=128)),
-        design(L2(), memory=Mlp(offset=True)),
+        design(L2(), ElasticNet(), memory=Mlp(offset=True)),
         design(L2(), memory=Mlp(layers=3)),
         design(L2(), memory=Mlp(expansion=3)),
         NAMED["softmax-attention"].design,

@@ -20,6 +20,7 @@ SKELETONS = ("layout", "dense", "chunk", "derived", "scan", "walk", "recurrence"
 KERNELS = (
     "triton_tiles",
     "triton_linear",
+    "triton_dense_offset",
     "triton_dense_read",
     "triton_dense_scan",
     "triton_dense_state",

@@ -45,7 +45,7 @@ def has_kernels(design: Design) -> str:
 
     linear: a matrix with identity mirror map and scalar gate or none, gradients frozen for a chunk, exact reads.
     delta: the online delta rule with scalar gate or none, in either order, with tied, decoupled or implicit strengths.
-    dense: one or two layers of any kind but an offset, any dual mirror map, momentum, exact or lagged reads.
+    dense: one or two layers with or without offset, any dual mirror map without one, momentum, exact or lagged reads.
     """
     if why_no_kernels(design):
         return ""
@@ -77,7 +77,7 @@ def why_no_kernels(design: Design) -> str:
     lacks = {
         f"a memory of {memory.depth_} layers": memory.depth_ > 2,
         "a memory of two inputs": memory.inputs_ > 1,
-        "the memory has an offset": memory.offset_,
+        "an offset under a mirror map": memory.offset_ and not retention.linear,
         f"a chunk of {algorithm.chunk_} tokens, more than 64": algorithm.chunk_ > 64,
         "the momentum is orthogonalised": algorithm.orthogonal,
         "only the last layer is written": algorithm.last_only,

@@ -40,7 +40,7 @@ DELTA = {
     "implicit, ascent": design(L2(), algorithm=Implicit(sign="ascent")),
 }
 
-PUBLISHED = ("yaad", "titans-lmm", "moneta", "memora", "moneta-r", "yaad-r", "memora-r")
+PUBLISHED = ("yaad", "titans-lmm", "moneta", "memora", "moneta-r", "yaad-r", "memora-r", "ttt-linear", "ttt-mlp")
 DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
     "one layer, l1.5": design(Lp(p=1.5), memory=Mlp(layers=1)),
     "plain mlp without gate, chunks of 12": design(
@@ -48,6 +48,9 @@ DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
     ),
     "mlp, dot, mirror of l4, momentum": design(Dot(), Lq(q=4.0, map="mirror"), Momentum(chunk=8), Mlp(expansion=1)),
     "mlp, huber coordinate": design(Huber(form="coordinate"), memory=Mlp(norm=False)),
+    "plain mlp, offsets, momentum": design(
+        Huber(), algorithm=Momentum(chunk=12), memory=Mlp(norm=False, residual=False, expansion=2, offset=True)
+    ),
     "matrix, momentum, ascent": design(L2(), algorithm=Momentum(sign="ascent")),
     "matrix, sigmoid": design(L2(), Bregman(map="sigmoid")),
     "matrix, tanh, momentum": design(L2(), Bregman(), Momentum()),
@@ -77,6 +80,7 @@ COMPILED = (
 """Those whose kernels are in the table of compiled ones; the other published designs share them."""
 QUICK = (
     *COMPILED[: -len(PUBLISHED)],
+    "ttt-mlp",
     "l1",
     "pseudo-huber norm",
     "matrix, sigmoid",

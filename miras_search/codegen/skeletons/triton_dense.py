@@ -25,6 +25,7 @@ from miras_search.codegen.skeletons.slots import (
     MIRROR,
     MOMENTUM,
     NORM,
+    OFFSET,
     READ,
     SCAN,
     THRESHOLDED,
@@ -75,6 +76,8 @@ if triton is not None:
             self.first, self.numbers = [x.contiguous() for x in first], tuple(numbers)
             self.chunks, self.count = self.k.shape[:2]
             self.shapes = [tuple(x.shape[1:]) for x in first]
+            if OFFSET:
+                self.shapes = [(out, inner - 1) for out, inner in self.shapes]
             starts = [self.weights(x, 1) for x in carry]
             for start, x in zip(starts, carry, strict=True):
                 start[0] = x
@@ -340,6 +343,18 @@ if triton is not None:
     DENSE = operator("dense", dense_forward, dense_shapes, dense_autograd, dense_setup)
 
 
+def beside_offsets(x: Tensor) -> Tensor:
+    """As the kernels want it: of every `[out, in + 1]` the matrix, and behind it its last column."""
+    return torch.cat([x[..., :-1].flatten(-2), x[..., -1]], -1).view(x.shape)
+
+
+def with_offsets(x: Tensor) -> Tensor:
+    """The inverse of `beside_offsets`."""
+    out, inner = x.shape[-2:]
+    matrix, column = x.flatten(-2).split([out * (inner - 1), out], -1)
+    return torch.cat([matrix.unflatten(-1, (out, inner - 1)), column[..., None]], -1)
+
+
 def triton_dense(
     q: Tensor,
     k: Tensor,
@@ -425,8 +440,12 @@ def dense_call(
             *([torch.zeros_like(x) for x in first] if state is None else [spread(state[name]) for name in moving]),
         ]
         names += moving
+    if OFFSET:
+        first, carry = ([beside_offsets(x) for x in group] for group in (first, carry))
     norm = [spread(initial[n][:, None]).squeeze(1) for n in ("norm_weight", "norm_bias") if n in initial]
     z, *rest = DENSE(tokens, norm, carry, first, list(TILE_NUMBERS))
+    if OFFSET:
+        rest = [with_offsets(x) for x in rest[: len(names) + LAYERS]]
     z = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
     if layout is not None:
         z = to_tokens(z, layout, valid)

@@ -4,7 +4,8 @@
 
 A layer answers x^q_t with z_t = held_t W x^q_t - c sum_{i <= t} strength_ti (x^q_t . x_i) g_i + c carried_t N x^q_t, where W are the
 frozen weights, N the momentum at the chunk's start, and c is 1, or under a lagged read the number with which psi
-multiplies the state at the chunk's start. Shapes as in `triton_dense_state`.
+multiplies the state at the chunk's start. Where layers have offsets, an input is followed by a 1, so that its products grow by 1.
+Shapes as in `triton_dense_state`.
 """
 
 try:
@@ -17,6 +18,7 @@ if triton is not None:
     from miras_search.codegen.skeletons.triton_slots import (
         LAYERS,
         MOMENTUM,
+        OFFSET,
         READ,
         memory_activate_grad_tile,
         memory_activate_tile,
@@ -24,6 +26,7 @@ if triton is not None:
     from miras_search.codegen.skeletons.triton_tiles import (
         load_gate,
         load_rows,
+        offset_places,
         pair_places,
         store_gate,
         store_rows,
@@ -66,6 +69,12 @@ if triton is not None:
             if MOMENTUM:
                 m = tl.load(momenta + place).to(KIND)
                 flow = tl.dot(ask, tl.trans(m), acc=flow, input_precision=PRECISION)
+        if OFFSET:
+            products += 1.0
+            beside = offset_places(here, o, OUT, IN, BLOCK_OUT)
+            answer += tl.load(weights + beside)[None, :]
+            if MOMENTUM:
+                flow += tl.load(momenta + beside)[None, :]
         answer *= load_gate(held, here, 0.0, SPAN, ROWS)[:, None]
         place, exists = pair_places(here, SPAN, ROWS)
         products *= tl.load(strength + place, mask=exists, other=0.0)
@@ -102,6 +111,8 @@ if triton is not None:
             ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
             seen = load_input(x, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
             products = tl.dot(ask, tl.trans(seen), acc=products, input_precision=PRECISION)
+        if OFFSET:
+            products += 1.0
         d_products = tl.zeros([ROWS, ROWS], tl.float32)
         for o in range(0, OUT, BLOCK_OUT):
             pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS).to(KIND)
@@ -122,6 +133,15 @@ if triton is not None:
         if MOMENTUM:
             arrive = scale * load_gate(carried, here, 0.0, SPAN, ROWS)
             d_arrive = tl.zeros([ROWS], tl.float32)
+        if OFFSET:
+            for o in range(0, OUT, BLOCK_OUT):
+                pull = load_rows(d_z, here, o, OUT, BLOCK_OUT, SPAN, ROWS)
+                beside = offset_places(here, o, OUT, IN, BLOCK_OUT)
+                d_keep += tl.sum(pull * tl.load(weights + beside)[None, :], axis=1)
+                tl.store(d_weights + beside, tl.sum(pull * keep[:, None], axis=0))
+                if MOMENTUM:
+                    d_arrive += tl.sum(pull * tl.load(momenta + beside)[None, :], axis=1)
+                    tl.store(m_read + beside, tl.sum(pull * arrive[:, None], axis=0))
         for b in range(0, IN, BLOCK_IN):
             ask = load_input(query, here, b, numbers, ACTIVATED, IN, BLOCK_IN, SPAN, ROWS).to(KIND)
             d_seen = tl.dot(tl.trans(d_products), ask, input_precision=PRECISION)

@@ -21,11 +21,20 @@ except ImportError:
     triton = None
 
 if triton is not None:
+    from miras_search.codegen.skeletons.triton_dense_offset import (
+        offset_close,
+        offset_layer_write,
+        offset_open,
+        offset_unwrite,
+        offset_write,
+        offset_written,
+    )
     from miras_search.codegen.skeletons.triton_slots import (
         LAYERS,
         MIRROR,
         MOMENTUM,
         NORM,
+        OFFSET,
         READ,
         RESIDUAL,
         bias_phi_tile,
@@ -37,7 +46,14 @@ if triton is not None:
         retention_psi_vjp_tile,
         retention_scale_tile,
     )
-    from miras_search.codegen.skeletons.triton_tiles import load_gate, load_rows, store_gate, store_rows, weight_places
+    from miras_search.codegen.skeletons.triton_tiles import (
+        load_gate,
+        load_rows,
+        offset_places,
+        store_gate,
+        store_rows,
+        weight_places,
+    )
 
     @triton.jit
     def row_mean(x):
@@ -158,6 +174,12 @@ if triton is not None:
                 )
             else:
                 dense_open(first_0, states_0, momenta_0, weights_0, scales_0, here, pair, mark, numbers, V, K, HEIGHT_0)
+            if OFFSET:
+                if LAYERS > 1:
+                    offset_open(first_0, states_0, momenta_0, here, pair, mark, HIDDEN, K)
+                    offset_open(first_1, states_1, momenta_1, here, pair, mark, V, HIDDEN)
+                else:
+                    offset_open(first_0, states_0, momenta_0, here, pair, mark, V, K)
             tl.debug_barrier()
             key = load_rows(k, here, 0, K, K, SPAN, ROWS)
             out = tl.zeros([ROWS, V], tl.float32)
@@ -165,6 +187,8 @@ if triton is not None:
                 for j in range(0, HIDDEN, BLOCK):
                     w_0 = tl.load(weights_0 + weight_places(here, j, 0, HIDDEN, K, BLOCK, K)).to(key.dtype)
                     z = tl.dot(key, tl.trans(w_0), input_precision=PRECISION)
+                    if OFFSET:
+                        z += tl.load(weights_0 + offset_places(here, j, HIDDEN, K, BLOCK))[None, :]
                     store_rows(pre, z, here, j, HIDDEN, BLOCK, SPAN, ROWS)
                     x = memory_activate_tile(z, numbers).to(key.dtype)
                     w_1 = tl.load(weights_1 + weight_places(here, 0, j, V, HIDDEN, V, BLOCK)).to(key.dtype)
@@ -172,6 +196,11 @@ if triton is not None:
             else:
                 w_0 = tl.load(weights_0 + weight_places(here, 0, 0, V, K, V, K)).to(key.dtype)
                 out = tl.dot(key, tl.trans(w_0), input_precision=PRECISION)
+            if OFFSET:
+                if LAYERS > 1:
+                    out += tl.load(weights_1 + offset_places(here, 0, V, HIDDEN, V))[None, :]
+                else:
+                    out += tl.load(weights_0 + offset_places(here, 0, V, K, V))[None, :]
             store_rows(outs, out, here, 0, V, V, SPAN, ROWS)
             value = load_rows(v, here, 0, V, V, SPAN, ROWS).to(tl.float32)
             threshold = load_gate(delta, here, 1.0, SPAN, ROWS)
@@ -198,6 +227,11 @@ if triton is not None:
                         states_0, momenta_0, here, after, j, 0, g_pre, weight, push, key, total, arrived, keep,
                         HIDDEN, K, BLOCK, K, PRECISION,
                     )  # fmt: skip
+                    if OFFSET:
+                        offset_write(
+                            states_0, momenta_0, here, after, j, g_pre, weight, push, total, arrived, keep,
+                            HIDDEN, K, BLOCK,
+                        )  # fmt: skip
                     x = memory_activate_tile(z, numbers).to(key.dtype)
                     dense_write(
                         states_1, momenta_1, here, after, 0, j, g, weight, push, x, total, arrived, keep,
@@ -208,6 +242,15 @@ if triton is not None:
                     states_0, momenta_0, here, after, 0, 0, g, weight, push, key, total, arrived, keep,
                     V, K, V, K, PRECISION,
                 )  # fmt: skip
+            if OFFSET:
+                if LAYERS > 1:
+                    offset_write(
+                        states_1, momenta_1, here, after, 0, g, weight, push, total, arrived, keep, V, HIDDEN, V
+                    )
+                else:
+                    offset_write(
+                        states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V
+                    )
             tl.debug_barrier()
 
     @triton.jit
@@ -321,6 +364,8 @@ if triton is not None:
                         m_next_0 = tl.load(d_momenta_0 + place_0)
                     d_g_pre = load_rows(d_g_0, here, j, HIDDEN, BLOCK, SPAN, ROWS)
                     d_g_pre -= dense_written(key, weight, push, next_0, m_next_0, PRECISION)
+                    if OFFSET:
+                        d_g_pre -= offset_written(d_states_0, d_momenta_0, after, j, weight, push, HIDDEN, K, BLOCK)
                     d_back = d_g_pre * slope
                     store_rows(d_g_0, d_back, here, j, HIDDEN, BLOCK, SPAN, ROWS)
                     w_1 = tl.load(weights_1 + weight_places(here, 0, j, V, HIDDEN, V, BLOCK)).to(key.dtype)
@@ -347,6 +392,11 @@ if triton is not None:
                 if MOMENTUM:
                     m_next_0 = tl.load(d_momenta_0 + place_0)
                 d_g -= dense_written(key, weight, push, next_0, m_next_0, PRECISION)
+            if OFFSET:
+                if LAYERS > 1:
+                    d_g -= offset_written(d_states_1, d_momenta_1, after, 0, weight, push, V, HIDDEN, V)
+                else:
+                    d_g -= offset_written(d_states_0, d_momenta_0, after, 0, weight, push, V, K, V)
             out = load_rows(outs, here, 0, V, V, SPAN, ROWS)
             value = load_rows(v, here, 0, V, V, SPAN, ROWS).to(tl.float32)
             threshold = load_gate(delta, here, 1.0, SPAN, ROWS)
@@ -373,6 +423,11 @@ if triton is not None:
                         d_states_0, d_momenta_0, d_read_0, m_read_0, d_weights_0, here, after, j, 0, d,
                         total, arrived, keep, HIDDEN, K, BLOCK, K,
                     )  # fmt: skip
+                    if OFFSET:
+                        offset_unwrite(
+                            d_states_0, d_momenta_0, d_read_0, m_read_0, here, after, j, d_z, total, arrived, keep,
+                            HIDDEN, K, BLOCK,
+                        )  # fmt: skip
                     x = memory_activate_tile(z, numbers).to(key.dtype)
                     d_back = load_rows(d_g_0, here, j, HIDDEN, BLOCK, SPAN, ROWS).to(key.dtype)
                     d = tl.dot(tl.trans(lost), x, input_precision=PRECISION)
@@ -381,7 +436,15 @@ if triton is not None:
                         d_states_1, d_momenta_1, d_read_1, m_read_1, d_weights_1, here, after, 0, j, d,
                         total, arrived, keep, V, HIDDEN, V, BLOCK,
                     )  # fmt: skip
+                if OFFSET:
+                    offset_unwrite(
+                        d_states_1, d_momenta_1, d_read_1, m_read_1, here, after, 0, d_out, total, arrived, keep,
+                        V, HIDDEN, V,
+                    )  # fmt: skip
                 tl.debug_barrier()
+                if OFFSET:
+                    offset_close(d_states_0, d_momenta_0, d_opened_0, d_first_0, here, pair, mark, HIDDEN, K)
+                    offset_close(d_states_1, d_momenta_1, d_opened_1, d_first_1, here, pair, mark, V, HIDDEN)
                 dense_close(
                     states_0, d_states_0, d_momenta_0, d_read_0, d_weights_0, d_scales_0, d_opened_0, d_first_0,
                     here, after, pair, mark, total, numbers, HIDDEN, K, HEIGHT_0,
@@ -397,7 +460,14 @@ if triton is not None:
                     d_states_0, d_momenta_0, d_read_0, m_read_0, d_weights_0, here, after, 0, 0, d,
                     total, arrived, keep, V, K, V, K,
                 )  # fmt: skip
+                if OFFSET:
+                    offset_unwrite(
+                        d_states_0, d_momenta_0, d_read_0, m_read_0, here, after, 0, d_out, total, arrived, keep,
+                        V, K, V,
+                    )  # fmt: skip
                 tl.debug_barrier()
+                if OFFSET:
+                    offset_close(d_states_0, d_momenta_0, d_opened_0, d_first_0, here, pair, mark, V, K)
                 dense_close(
                     states_0, d_states_0, d_momenta_0, d_read_0, d_weights_0, d_scales_0, d_opened_0, d_first_0,
                     here, after, pair, mark, total, numbers, V, K, HEIGHT_0,
@@ -471,6 +541,15 @@ if triton is not None:
                 d_total += c
                 d_arrived += d
                 d_keep += e
+                if OFFSET:
+                    a, b, c, d, e = offset_layer_write(
+                        g_pre, d_states_0, d_momenta_0, states_0, momenta_0, here, after, j, HIDDEN, K, BLOCK
+                    )
+                    d_weight += a
+                    d_push += b
+                    d_total += c
+                    d_arrived += d
+                    d_keep += e
                 # Of the second layer only the numbers: what it says to x has gone through the activation already.
                 x = memory_activate_tile(load_rows(pre, here, j, HIDDEN, BLOCK, SPAN, ROWS), numbers).to(key.dtype)
                 g = load_rows(g_1, here, 0, V, V, SPAN, ROWS)
@@ -493,6 +572,21 @@ if triton is not None:
                 V, K, V, K, PRECISION,
             )  # fmt: skip
             d_key += d_x
+        if OFFSET:
+            last_g = load_rows(g_1, here, 0, V, V, SPAN, ROWS)
+            if LAYERS > 1:
+                a, b, c, d, e = offset_layer_write(
+                    last_g, d_states_1, d_momenta_1, states_1, momenta_1, here, after, 0, V, HIDDEN, V
+                )
+            else:
+                a, b, c, d, e = offset_layer_write(
+                    last_g, d_states_0, d_momenta_0, states_0, momenta_0, here, after, 0, V, K, V
+                )
+            d_weight += a
+            d_push += b
+            d_total += c
+            d_arrived += d
+            d_keep += e
         store_rows(d_k, d_key, here, 0, K, K, SPAN, ROWS)
         last = here * SPAN + SPAN - 1
         store_gate(d_strength, load_gate(d_strength, last, 0.0, SPAN, ROWS) + d_weight, last, SPAN, ROWS)

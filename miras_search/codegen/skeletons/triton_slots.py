@@ -23,6 +23,7 @@ if triton is not None:
     LAYERS = tl.constexpr(1)
     NORM = tl.constexpr(False)
     RESIDUAL = tl.constexpr(False)
+    OFFSET = tl.constexpr(False)
     MIRROR = tl.constexpr(False)
     MOMENTUM = tl.constexpr(False)
     READ = tl.constexpr("exact")

@@ -17,6 +17,7 @@ except ImportError:
     triton = None
 
 if triton is not None:
+    from miras_search.codegen.skeletons.triton_slots import OFFSET
 
     @triton.jit
     def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -57,7 +58,14 @@ if triton is not None:
     def weight_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
         """Places of the tile `[ROWS, WIDTH]` at (out, inner) of the index-th matrix `[OUT, IN]`."""
         rows = (index * OUT + out + tl.arange(0, ROWS))[:, None]
+        if OFFSET:
+            return rows * IN + inner + tl.arange(0, WIDTH)[None, :] + index * OUT
         return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
+
+    @triton.jit
+    def offset_places(index, out, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr):
+        """Places of the offsets of some outputs, which lie behind the index-th matrix, `[ROWS]`."""
+        return (index + 1) * (OUT * IN) + index * OUT + out + tl.arange(0, ROWS)
 
     @triton.jit
     def tile_total(x):
