@@ -3,8 +3,9 @@
 A row a design and length, at 16 heads of dimension 64 and 32768 tokens a batch, in bfloat16: milliseconds of forward and
 backward of the kernels; of the emitted torch path in eager mode, and with the body of a chunk compiled; of an implementation by
 others where one has the point (flash-linear-attention; for ttt-mlp ThunderKittens, in chunks of 64, forward alone and beside our
-forward), and the ratio of each to the kernels. `roofline` is the least time that bytes and products need, by this card's own bandwidth and matrix
-products, over the kernels' time. Then whole layers at 8192 tokens beside flash-linear-attention's DeltaNet. What cannot run says why.
+forward), and the ratio of each to the kernels. `roofline` is the least time that bytes and products need, by this card's own
+bandwidth and matrix products, over the kernels' time. Then whole layers at 8192 tokens beside flash-linear-attention's DeltaNet. What
+cannot run says why.
 
 `--dry` runs all of it at sizes that mean nothing, to see that it runs: on a CPU under TRITON_INTERPRET=1.
 """
@@ -296,7 +297,13 @@ def memories(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -
                 theirs = Timed(None, f"{type(error).__name__}: {error}"[:60])
             share = f"{least(name, length, s, card) / kernels.spent:.0%}" if kernels.spent else ""
             cells = [name, str(length), str(once), str(kernels), str(eager), eager.over(kernels), str(compiled)]
-            cells += [compiled.over(kernels), str(theirs), theirs.over(once if name == "ttt-mlp" else kernels), share, "; ".join(ran)]
+            cells += [
+                compiled.over(kernels),
+                str(theirs),
+                theirs.over(once if name == "ttt-mlp" else kernels),
+                share,
+                "; ".join(ran),
+            ]
             say(row(cells))
     module = op.load(named.get("yaad").canonical())
     for length in s.lengths:

@@ -194,17 +194,16 @@ def spills() -> str:
     """Kernels that spill: the largest stack among their designs, by Triton's version."""
     entries = compiled().values()
     versions = sorted({version for entry in entries for version in entry["found"]})
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for entry in entries:
-        kind = "whole" if entry["design"].startswith("moneta") else ""
-        groups.setdefault((kind, entry["kernel"].split()[0], entry["arch"]), []).append(entry)
+        groups.setdefault((entry["kernel"].split()[0], entry["arch"]), []).append(entry)
     rows = []
-    for (kind, kernel, arch), found in sorted(groups.items()):
+    for (kernel, arch), found in sorted(groups.items()):
         spilling = sorted({e["design"] for e in found if any(usage["stack"] for usage in e["found"].values())})
         if spilling:
             largest = [max((e["found"][v]["stack"] for e in found if v in e["found"]), default=None) for v in versions]
-            rows.append((f"`{kernel}`", kind, f"sm_{arch}", "; ".join(spilling), *map(number, largest)))
-    return table(("kernel", "mirror map", "for", "designs", *(f"bytes a thread, triton {v}" for v in versions)), rows)
+            rows.append((f"`{kernel}`", f"sm_{arch}", "; ".join(spilling), *map(number, largest)))
+    return table(("kernel", "for", "designs", *(f"bytes a thread, triton {v}" for v in versions)), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1399,74 +1399,101 @@ if triton is not None:
         return state
 
     @triton.jit
+    def dense_scan_rows(
+        query, x, g, states, momenta, strength, held, carried, z, numbers, here, o, totals,
+        IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """Some outputs of all tokens; tiles of the same rows add to the answers one after another."""
+        cotangent = load_rows(g, here, o, OUT, HEIGHT, SPAN, ROWS)
+        for b in range(0, IN, WIDTH):
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, WIDTH, SPAN, ROWS).to(tl.float32)
+            place = weight_places(here, o, b, OUT, IN, HEIGHT, WIDTH)
+            for t in range(SPAN):
+                token = here * SPAN + t
+                factor = load_gate(strength, token, 0.0, SPAN, ROWS)
+                state = dense_state_at(states, momenta, place, held, carried, token, factor, seen, cotangent, PRECISION)
+                ask = load_input(query, token, b, numbers, ACTIVATED, IN, WIDTH, 1, 1).to(tl.float32)
+                answer = tl.sum(retention_psi_tile(state, numbers) * ask, axis=1)
+                target = token * OUT + o + tl.arange(0, HEIGHT)
+                if b > 0:
+                    answer += tl.load(z + target)
+                tl.store(z + target, answer)
+            if WIDTH < IN:
+                tl.debug_barrier()
+
+    @triton.jit
     def dense_forward_scan(
         query, x, g, states, momenta, strength, held, carried, z, numbers,
         IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
-        HEIGHT: tl.constexpr, PRECISION: tl.constexpr,
+        HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     ):
-        """A program for a chunk and some outputs of a layer."""
+        """A program for a chunk and some outputs of a layer; for all of them where psi takes totals."""
         here = tl.program_id(0).to(tl.int64)
-        o = tl.program_id(1) * HEIGHT
-        seen = load_input(x, here, 0, numbers, ACTIVATED, IN, IN, SPAN, ROWS).to(tl.float32)
-        cotangent = load_rows(g, here, o, OUT, HEIGHT, SPAN, ROWS)
-        place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
-        for t in range(SPAN):
-            token = here * SPAN + t
-            factor = load_gate(strength, token, 0.0, SPAN, ROWS)
-            state = dense_state_at(states, momenta, place, held, carried, token, factor, seen, cotangent, PRECISION)
-            ask = load_input(query, token, 0, numbers, ACTIVATED, IN, IN, 1, 1).to(tl.float32)
-            answer = tl.sum(retention_psi_tile(state, numbers) * ask, axis=1)
-            tl.store(z + token * OUT + o + tl.arange(0, HEIGHT), answer)
+        dense_scan_rows(
+            query, x, g, states, momenta, strength, held, carried, z, numbers, here, tl.program_id(1) * HEIGHT, 0.0,
+            IN, OUT, ACTIVATED, SPAN, ROWS, HEIGHT, WIDTH, PRECISION,
+        )
 
     @triton.jit
     def dense_backward_scan(
         query, x, g, states, momenta, strength, held, carried, d_z,
         d_query, d_x, d_g, d_states, m_read, d_strength, d_held, d_carried, numbers,
         IN: tl.constexpr, OUT: tl.constexpr, ACTIVATED: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
-        HEIGHT: tl.constexpr, PRECISION: tl.constexpr,
+        HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     ):
         """A program for a chunk of a layer. The second layer comes first; the first adds to what the strengths got.
 
-        `d_x` is the gradient of the input itself, `d_query` that of what the layer before put out.
+        `d_x` is the gradient of the input itself, `d_query` that of what the layer before put out. Tiles add to it and to `d_g`
+        in memory, one after another: registers are short.
         """
         here = tl.program_id(0).to(tl.int64)
         rows = tl.arange(0, ROWS)
-        seen = load_input(x, here, 0, numbers, ACTIVATED, IN, IN, SPAN, ROWS).to(tl.float32)
-        d_seen = tl.zeros([ROWS, IN], tl.float32)
-        d_asked = tl.zeros([ROWS, IN], tl.float32)
+        store_rows(d_query, tl.zeros([ROWS, IN], tl.float32), here, 0, IN, IN, SPAN, ROWS)
         d_factors = tl.zeros([ROWS, ROWS], tl.float32)
         d_keep = tl.zeros([ROWS], tl.float32)
-        for o in range(0, OUT, HEIGHT):
-            cotangent = load_rows(g, here, o, OUT, HEIGHT, SPAN, ROWS)
-            d_cotangent = tl.zeros([ROWS, HEIGHT], tl.float32)
-            place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
-            d_start = tl.zeros([HEIGHT, IN], tl.float32)
-            for t in range(SPAN):
-                token = here * SPAN + t
-                own = rows == t
-                factor = load_gate(strength, token, 0.0, SPAN, ROWS)
-                state = dense_state_at(states, momenta, place, held, carried, token, factor, seen, cotangent, PRECISION)
-                ask = load_input(query, token, 0, numbers, ACTIVATED, IN, IN, 1, 1).to(tl.float32)
-                pull = tl.load(d_z + token * OUT + o + tl.arange(0, HEIGHT))[:, None]
-                d_ask = tl.sum(retention_psi_tile(state, numbers) * pull, axis=0)
-                d_asked += tl.where(own[:, None], d_ask[None, :], 0.0)
-                d_state = retention_psi_vjp_tile(state, pull * ask, numbers)
-                along = tl.dot(seen, tl.trans(d_state), input_precision=PRECISION)
-                d_factors -= tl.where(own[:, None], tl.sum(along * cotangent, axis=1)[None, :], 0.0)
-                d_cotangent -= factor[:, None] * along
-                d_seen -= factor[:, None] * tl.dot(cotangent, d_state, input_precision=PRECISION)
-                d_start += tl.load(held + token) * d_state
-                d_keep += tl.where(own, tl.sum(tl.sum(d_state * tl.load(states + place), axis=1), axis=0), 0.0)
-            tl.store(d_states + place, d_start)
-            store_rows(d_g, d_cotangent, here, o, OUT, HEIGHT, SPAN, ROWS)
-        store_rows(d_x, d_seen, here, 0, IN, IN, SPAN, ROWS)
+        tl.debug_barrier()
+        for b in range(0, IN, WIDTH):
+            seen = load_input(x, here, b, numbers, ACTIVATED, IN, WIDTH, SPAN, ROWS).to(tl.float32)
+            d_seen = tl.zeros([ROWS, WIDTH], tl.float32)
+            for o in range(0, OUT, HEIGHT):
+                cotangent = load_rows(g, here, o, OUT, HEIGHT, SPAN, ROWS)
+                d_cotangent = tl.zeros([ROWS, HEIGHT], tl.float32)
+                place = weight_places(here, o, b, OUT, IN, HEIGHT, WIDTH)
+                d_start = tl.zeros([HEIGHT, WIDTH], tl.float32)
+                for t in range(SPAN):
+                    token = here * SPAN + t
+                    own = rows == t
+                    factor = load_gate(strength, token, 0.0, SPAN, ROWS)
+                    state = dense_state_at(
+                        states, momenta, place, held, carried, token, factor, seen, cotangent, PRECISION
+                    )
+                    ask = load_input(query, token, b, numbers, ACTIVATED, IN, WIDTH, 1, 1).to(tl.float32)
+                    pull = tl.load(d_z + token * OUT + o + tl.arange(0, HEIGHT))[:, None]
+                    d_ask = tl.sum(retention_psi_tile(state, numbers) * pull, axis=0)
+                    d_state = retention_psi_vjp_tile(state, pull * ask, numbers)
+                    asked = token * IN + b + tl.arange(0, WIDTH)
+                    tl.store(d_query + asked, tl.load(d_query + asked) + d_ask)
+                    along = tl.dot(seen, tl.trans(d_state), input_precision=PRECISION)
+                    d_factors -= tl.where(own[:, None], tl.sum(along * cotangent, axis=1)[None, :], 0.0)
+                    d_cotangent -= factor[:, None] * along
+                    d_seen -= factor[:, None] * tl.dot(cotangent, d_state, input_precision=PRECISION)
+                    d_start += tl.load(held + token) * d_state
+                    d_keep += tl.where(own, tl.sum(tl.sum(d_state * tl.load(states + place), axis=1), axis=0), 0.0)
+                tl.store(d_states + place, d_start)
+                if b > 0:
+                    d_cotangent += load_rows(d_g, here, o, OUT, HEIGHT, SPAN, ROWS)
+                store_rows(d_g, d_cotangent, here, o, OUT, HEIGHT, SPAN, ROWS)
+                tl.debug_barrier()
+            store_rows(d_x, d_seen, here, b, IN, WIDTH, SPAN, ROWS)
         places, exist = pair_places(here, SPAN, ROWS)
         if ACTIVATED:
+            d_asked = load_rows(d_query, here, 0, IN, IN, SPAN, ROWS)
             d_asked *= memory_activate_grad_tile(load_rows(query, here, 0, IN, IN, SPAN, ROWS), numbers)
+            store_rows(d_query, d_asked, here, 0, IN, IN, SPAN, ROWS)
         else:
             d_factors += tl.load(d_strength + places, mask=exist, other=0.0)
             d_keep += load_gate(d_held, here, 0.0, SPAN, ROWS)
-        store_rows(d_query, d_asked, here, 0, IN, IN, SPAN, ROWS)
         tl.store(d_strength + places, d_factors, mask=exist)
         store_gate(d_held, d_keep, here, SPAN, ROWS)
 
@@ -1821,6 +1848,10 @@ if triton is not None:
         """Rows of a matrix that a mirror map takes at once: all if it must, else a tile of 4096 numbers."""
         return min(out, max(16, 4096 // inner))
 
+    def dense_width(inner: int) -> int:
+        """Columns that an exact read takes at once: whole rows if the map sums over them."""
+        return inner
+
     def dense_segment(pairs: int, chunks: int) -> int:
         """Chunks a segment: enough to fill a GPU, and a buffer of some 4000 states."""
         return min(chunks, max(8, 4096 // pairs))
@@ -1892,7 +1923,9 @@ if triton is not None:
             """What the kernels on one layer take."""
             out, inner = self.shapes[i]
             own: dict[str, object] = {"IN": inner, "OUT": out, "ACTIVATED": i > 0}
-            return own | {"HEIGHT": dense_height(out, inner), "num_warps": 16 if out * inner > 64 * 64 and WHOLE else 8}
+            width = dense_width(inner)
+            tile = {"HEIGHT": dense_height(out, width), "WIDTH": width}
+            return own | tile | {"num_warps": 16 if out * inner > 64 * 64 and WHOLE else 8}
 
         def forward_state(self) -> list[Tensor]:
             """Run over the segment's chunks; returns the carry after it."""
@@ -1913,7 +1946,8 @@ if triton is not None:
                 out = self.shapes[i][0]
                 z = self.rows(out)
                 options = self.sizes | self.layer(i, 64)
-                dense_forward_scan[(self.chunks * self.count, out // options["HEIGHT"])](
+                tiles = out // options["HEIGHT"]
+                dense_forward_scan[(self.chunks * self.count, tiles)](
                     asked, seen, self.g[i], self.states[i], self.momenta[i], strength, held, carried, z,
                     self.numbers, **options,
                 )
@@ -1939,6 +1973,7 @@ if triton is not None:
             for i in reversed(range(LAYERS)):
                 asked, seen = (self.answers[i - 1], self.z) if i else (self.q, self.k)
                 before = torch.empty_like(asked) if i else dq
+                before = torch.empty_like(asked, dtype=torch.float32)
                 dseen = dx if i else dk_read
                 own = (asked, seen, self.g[i])
                 gates = (strength, held, carried, dy)
@@ -1950,6 +1985,7 @@ if triton is not None:
                     *numbers, **options,
                 )
                 dy = before
+            dq.copy_(before)
             after = [self.weights(x, 1) for x in dcarry]
             for a, d in zip(after, dcarry, strict=True):
                 a[-1] = d
@@ -2188,9 +2224,6 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
         return "Triton's interpreter computes bfloat16 wrongly"
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
-    wide = max(k.shape[-1], v.shape[-1]) > 64
-    if wide:
-        return f"a mirror map takes dimensions up to 64, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
         return "one token is a step"
     inside = state is not None and bool(state["position"].any())

@@ -1276,34 +1276,42 @@ if triton is not None:
         return 0.3989422804014327 * tl.exp(-0.5 * z * z) * (2.0 - z * z)
 
     @triton.jit
-    def retention_power_sum_tile(s, numbers):
+    def retention_totals_tile(s, SIZE: tl.constexpr, numbers):
         RETENTION_Q = numbers[2]
         RETENTION_EPS = numbers[3]
-        total = tile_total(tl.exp2((RETENTION_Q / 2.0) * tl.log2(s * s + RETENTION_EPS * RETENTION_EPS)))
-        total = total / tl.full([1, 1], s.shape[0] * s.shape[1], tl.float32)
-        return total
+        x0 = tl.exp2((RETENTION_Q / 2.0) * tl.log2((s * s) + (RETENTION_EPS * RETENTION_EPS)))
+        totals = place_total(tile_total(x0), 0)
+        return totals
 
     @triton.jit
-    def retention_scale_tile(s, numbers):
-        RETENTION_Q = numbers[2]
-        return tl.exp2((2.0 / RETENTION_Q - 1.0) * tl.log2(retention_power_sum_tile(s, numbers)))
-
-    @triton.jit
-    def retention_psi_tile(s, numbers):
-        w = s * retention_scale_tile(s, numbers)
-        return w
-
-    @triton.jit
-    def retention_psi_vjp_tile(s, d, numbers):
+    def retention_totals_vjp_tile(s, d, SIZE: tl.constexpr, numbers):
         RETENTION_Q = numbers[2]
         RETENTION_EPS = numbers[3]
-        u = s * s + RETENTION_EPS * RETENTION_EPS
-        scale = retention_scale_tile(s, numbers)
-        slope = s * tl.exp2((RETENTION_Q / 2.0 - 1.0) * tl.log2(u))
-        # slope / P is bounded; scale / P alone leaves the range of float32 at both ends.
-        pull = (2.0 - RETENTION_Q) * scale * (slope / retention_power_sum_tile(s, numbers))
-        pull = pull / tl.full([1, 1], s.shape[0] * s.shape[1], tl.float32)
-        return d * scale + tile_total(d * s) * pull
+        x0 = tl.exp2((RETENTION_Q / 2.0) * tl.log2((s * s) + (RETENTION_EPS * RETENTION_EPS)))
+        totals = place_total(tile_total(x0), 0)
+        totals += place_total(tile_total(d * s), 1)
+        return totals
+
+    @triton.jit
+    def retention_psi_part_tile(s, totals, SIZE: tl.constexpr, numbers):
+        RETENTION_Q = numbers[2]
+        x0 = tl.exp2(((2.0 / RETENTION_Q) - 1.0) * tl.log2(pick_total(totals, 0) / tl.full([1, 1], SIZE, tl.float32)))
+        return s * x0
+
+    @triton.jit
+    def retention_scale_part_tile(totals, SIZE: tl.constexpr, numbers):
+        RETENTION_Q = numbers[2]
+        return tl.exp2(((2.0 / RETENTION_Q) - 1.0) * tl.log2(pick_total(totals, 0) / tl.full([1, 1], SIZE, tl.float32)))
+
+    @triton.jit
+    def retention_psi_vjp_part_tile(s, d, totals, SIZE: tl.constexpr, numbers):
+        RETENTION_Q = numbers[2]
+        RETENTION_EPS = numbers[3]
+        x0 = pick_total(totals, 0) / tl.full([1, 1], SIZE, tl.float32)
+        x1 = tl.exp2(((2.0 / RETENTION_Q) - 1.0) * tl.log2(x0))
+        x2 = tl.exp2(((RETENTION_Q / 2.0) - 1.0) * tl.log2((s * s) + (RETENTION_EPS * RETENTION_EPS)))
+        x3 = (((2.0 - RETENTION_Q) * x1) * ((s * x2) / x0)) / tl.full([1, 1], SIZE, tl.float32)
+        return (d * x1) + (pick_total(totals, 1) * x3)
 
     @triton.jit
     def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
@@ -1350,6 +1358,16 @@ if triton is not None:
     def tile_total(x):
         """The sum over a matrix, `[1, 1]`."""
         return tl.sum(tl.sum(x, axis=1, keep_dims=True), axis=0, keep_dims=True)
+
+    @triton.jit
+    def place_total(x, place: tl.constexpr):
+        """The sum x `[1, 1]` at a place of a row of sums, `[1, 8]`."""
+        return tl.where(tl.arange(0, 8)[None, :] == place, x, 0.0)
+
+    @triton.jit
+    def pick_total(totals, place: tl.constexpr):
+        """The inverse of `place_total`."""
+        return tl.sum(tl.where(tl.arange(0, 8)[None, :] == place, totals, 0.0), axis=1, keep_dims=True)
 
     def rows_of(span: int) -> int:
         """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
@@ -1538,12 +1556,16 @@ if triton is not None:
                 start = tl.load(first + weight_places(pair, o, 0, OUT, IN, HEIGHT, IN))
                 tl.store(states + place, start)
             tl.debug_barrier()
+        totals = tl.zeros([1, 8], tl.float32)
+        for o in range(0, OUT, HEIGHT):
+            state = tl.load(states + weight_places(here, o, 0, OUT, IN, HEIGHT, IN))
+            totals += retention_totals_tile(state, OUT * IN, numbers)
         for o in range(0, OUT, HEIGHT):
             place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
             state = tl.load(states + place)
-            tl.store(weights + place, retention_psi_tile(state, numbers))
-            one = tl.zeros([1, 1], tl.int32)
-            tl.store(scales + here + one, retention_scale_tile(state, numbers))
+            tl.store(weights + place, retention_psi_part_tile(state, totals, OUT * IN, numbers))
+        one = tl.zeros([1, 1], tl.int32)
+        tl.store(scales + here + one, retention_scale_part_tile(totals, OUT * IN, numbers))
 
     @triton.jit
     def dense_write(
@@ -1641,15 +1663,25 @@ if triton is not None:
         numbers, OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
     ):
         """Back through the start of a chunk: mirror map, the state handed out as `frozen`, documents that begin."""
+        # As below.
+        square = tl.zeros([1, 1], tl.float32)
+        for o in range(0, OUT, HEIGHT):
+            state = tl.load(states + weight_places(here, o, 0, OUT, IN, HEIGHT, IN))
+            square += tile_total(state * state)
+        c = tl.load(d_scales + here) / tl.maximum(square, 1e-30)
+        totals = tl.zeros([1, 8], tl.float32)
         for o in range(0, OUT, HEIGHT):
             place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
             state = tl.load(states + place)
             d = tl.load(d_weights + place)
-            # psi(S) = S scale(S): pulling c S back gives c scale S and the gradient of scale, times c |S|^2.
-            square = tl.sum(tl.sum(state * state, axis=1, keep_dims=True), axis=0, keep_dims=True)
-            c = tl.load(d_scales + here) / tl.maximum(square, 1e-30)
-            d = retention_psi_vjp_tile(state, d + c * state, numbers)
-            d -= c * retention_scale_tile(state, numbers) * state
+            d += c * state
+            totals += retention_totals_vjp_tile(state, d, OUT * IN, numbers)
+        for o in range(0, OUT, HEIGHT):
+            place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+            state = tl.load(states + place)
+            d = tl.load(d_weights + place)
+            d = retention_psi_vjp_part_tile(state, d + c * state, totals, OUT * IN, numbers)
+            d -= c * retention_scale_part_tile(totals, OUT * IN, numbers) * state
             d += total * tl.load(d_states + weight_places(after, o, 0, OUT, IN, HEIGHT, IN))
             tl.store(d_states + place, d)
         if mark > 0:
@@ -1839,7 +1871,7 @@ if triton is not None:
 
     def dense_height(out: int, inner: int) -> int:
         """Rows of a matrix that a mirror map takes at once: all if it must, else a tile of 4096 numbers."""
-        return out
+        return min(out, max(16, 4096 // inner))
 
     def dense_segment(pairs: int, chunks: int) -> int:
         """Chunks a segment: enough to fill a GPU, and a buffer of some 4000 states."""
@@ -1896,7 +1928,6 @@ if triton is not None:
             hidden = self.shapes[0][0]
             # A map of the whole matrix holds it in registers.
             warps = 4
-            warps = 8
             return self.sizes | {
                 "K": self.k.shape[-1],
                 "V": self.v.shape[-1],
@@ -2210,9 +2241,6 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
         return "Triton's interpreter computes bfloat16 wrongly"
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
-    wide = max(k.shape[-1], v.shape[-1]) > 64
-    if wide:
-        return f"a mirror map takes dimensions up to 64, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
         return "one token is a step"
     inside = state is not None and bool(state["position"].any())

@@ -1498,9 +1498,7 @@ if triton is not None:
                 states_0, momenta_0, here, after, 0, 0, g, weight, push, key, total, arrived, keep,
                 V, K, V, K, PRECISION,
             )
-            offset_write(
-                states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V
-            )
+            offset_write(states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V)
             tl.debug_barrier()
 
     @triton.jit

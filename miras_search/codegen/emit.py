@@ -45,8 +45,8 @@ def emit(design: Design, name: str = "") -> str:
     sources = [_skeleton(s) for s in SKELETONS]
     entries = ["Layer", "self_check", "memory_cache" if not design.memory.parametric else "memory"]
     if constants["TRITON"]:
-        tiles, numbers, constants["WHOLE"] = lower_tiles(design)
-        constants |= numbers
+        tiles, numbers, mapped = lower_tiles(design)
+        constants |= numbers | mapped
         sources += [tiles, *(_skeleton(s) for s in KERNELS)]
         entries += ["triton_check", "interpret_without_gpu"]
     linked = link(sources, entries, constants, formulas.functions)

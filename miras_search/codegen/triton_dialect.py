@@ -9,6 +9,7 @@ import ast
 
 from miras_search.choice import Choice
 from miras_search.codegen.lower import Lowered, lower
+from miras_search.codegen.stage import staged
 from miras_search.design import Design
 
 TRITON: dict[str, str] = {
@@ -90,13 +91,14 @@ def why_no_kernels(design: Design) -> str:
     return next((reason for reason, lacking in lacks.items() if lacking), "")
 
 
-def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:
+def lower_tiles(design: Design) -> tuple[str, dict[str, float], dict[str, bool]]:
     """Source of the jit functions that a design's kernels call, and of `TILE_NUMBERS`, which all take last.
 
     Numbers are run-time arguments, not constants, so that one compiled kernel serves a continuous space.
 
     Returns:
-        the text, the numbers that it names, and whether the mirror map looks at the whole matrix.
+        the text, the numbers that it names, and flags of what the mirror map takes of the matrix beside an entry: TOTALS, sums over
+        it, so that tiles can be taken one after another, or WHOLE, all of it; ROWWISE, sums or the size of a row.
     """
     out = Lowered()
     wanted: list[tuple[Choice, str]] = [(design.bias, "phi"), (design.bias, "phi_vjp")]
@@ -108,6 +110,14 @@ def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:
             wanted.append((design.retention, "scale"))
     for choice, method in wanted:
         lower(choice, method, TRITON, out, numbers="numbers")
+    mirror = [name for name in out.functions if name.startswith("retention")]
+    whole = any("tile_total(" in out.functions[n] or "tl.trans(" in out.functions[n] for n in mirror)
+    divided = staged(design.retention, TRITON, design.retention.scaling) if whole else None
+    if divided is not None:
+        for name in mirror:
+            del out.functions[name]
+        out.functions |= divided[0]
+        out.numbers |= divided[1]
     used = {n: {f for f, text in out.functions.items() if _mentions(text, n)} for n in out.numbers}
     passed = [n for n in out.numbers if used[n]]
     # Never empty: Triton's versions differ in how they pass an empty tuple.
@@ -117,9 +127,10 @@ def lower_tiles(design: Design) -> tuple[str, dict[str, float], bool]:
         header, *body = text.rstrip().split("\n")
         taken = [f"    {number} = numbers[{i}]" for i, number in enumerate(passed) if name in used[number]]
         lines += ["", *(f"    {line}" if line else "" for line in ["@triton.jit", header, *taken, *body])]
-    mirror = [text for name, text in out.functions.items() if name.startswith("retention")]
-    whole = any("tile_total(" in text or "tl.trans(" in text for text in mirror)
-    return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}, whole
+    whole = whole and divided is None
+    asks_rows = any("keep_dims" in x or ".shape" in x for n, x in out.functions.items() if n.startswith("retention"))
+    mapped = {"WHOLE": whole, "TOTALS": divided is not None, "ROWWISE": whole or asks_rows}
+    return "\n".join(lines) + "\n", {n: out.numbers[n] for n in passed}, mapped
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -156,6 +156,11 @@ def test_dense_shapes(dim: int, chunk: int) -> None:
     check(chosen, torch.bfloat16, inputs(chosen, 1, 130, 2, dim, dim))
 
 
+@pytest.mark.parametrize("name", ["moneta", "moneta-r", "memora", "memora-r", "ttt-mlp"])
+def test_named_designs_at_128(name: str) -> None:
+    check(DESIGNS[name], torch.float32, inputs(DESIGNS[name], 1, 70, 2, 128, 128))
+
+
 @pytest.mark.parametrize(("k", "v"), [(16, 32), (32, 16), (64, 128), (128, 64), (128, 128)])
 @pytest.mark.parametrize("chunk", [8, 16, 64])
 def test_shapes(k: int, v: int, chunk: int) -> None:
@@ -175,7 +180,8 @@ def test_two_runs_give_the_same_bits(name: str) -> None:
 
 
 TRAINED = (
-    "dot", "lp potential, cap", "huber mixture", "yaad", "moneta-r", "memora-r", "titans-lmm", "gated delta rule",
+    "dot", "lp potential, cap", "huber mixture", "yaad", "moneta-r", "memora-r", "titans-lmm", "ttt-mlp",
+    "gated delta rule",
 )  # fmt: skip
 
 

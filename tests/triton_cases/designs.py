@@ -59,6 +59,7 @@ DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
     "matrix, softmax of columns": design(Huber(), Kl(axis="column")),
     "matrix, softmax": design(Huber(), Kl()),
     "matrix, dot, signed softmax, momentum": design(Dot(), Kl(signed=True, exponent=0.5), Momentum()),
+    "matrix, mean of l4": design(L2(), Lq(q=4.0, map="mirror", norm="mean")),
     "matrix, lagged l3, momentum": design(L2(), Lq(q=3.0, norm="mean"), Momentum(read="lagged")),
 }
 FAMILIES = {"linear": LINEAR, "delta": DELTA, "dense": DENSE}
@@ -75,6 +76,7 @@ COMPILED = (
     "moneta-r",
     "matrix, softmax",
     "matrix, dot, signed softmax, momentum",
+    "matrix, softmax of columns",
     *PUBLISHED,
 )
 """Those whose kernels are in the table of compiled ones; the other published designs share them."""
@@ -85,6 +87,7 @@ QUICK = (
     "pseudo-huber norm",
     "matrix, sigmoid",
     "matrix, soft threshold",
+    "matrix, mean of l4",
     "matrix, lagged l3, momentum",
 )
 """Those that the default suite runs: every family, bias and mirror map."""

@@ -56,8 +56,8 @@ def unlinked(chosen):
     chosen = chosen.canonical()
     folder = Path(skeletons.__file__).parent
     formulas = lower_formulas(chosen)
-    tiles, numbers, whole = lower_tiles(chosen)
-    values = flags(chosen) | formulas.numbers | numbers | {"WHOLE": whole}
+    tiles, numbers, mapped = lower_tiles(chosen)
+    values = flags(chosen) | formulas.numbers | numbers | mapped
     # Under a name of its own, since modules of one structure share an operator.
     values["STRUCTURE"] = f"bare_{chosen.fingerprint}"
     texts = [alone((folder / f"{name}.py").read_text()) for name in ("slots", "triton_slots")]
@@ -139,7 +139,7 @@ def accuracy(chosen, module, given=None, **shape):
 
 
 def study(name):
-    """All that is asked of one design: without masks as it stands, with masks in segments of one chunk."""
+    """All that is asked of one design: without masks as it stands, with masks in segments of one chunk and small tiles."""
     chosen = DESIGNS[name]
     module = load(name, emit(chosen))
     # Of the delta rule two tiles, which are larger than chunks.
@@ -149,6 +149,10 @@ def study(name):
     bare = outcome(unlinked(chosen).memory, leaves)
     out["same bits"] = all(torch.equal(bare[key], x) for key, x in fast.items())
     module.dense_segment = lambda pairs, chunks: 1
+    if not getattr(module, "WHOLE", False):
+        module.dense_height = lambda out, inner: 16
+        if not getattr(module, "ROWWISE", True):
+            module.dense_width = lambda inner: 16
     module.PATHS.clear()
     out["masked"], out["masked float32"], _, _ = accuracy(chosen, module, masks(18, 2), time=18, batch=2, heads=1)
     out["masked paths"] = dict(module.PATHS)
@@ -216,7 +220,7 @@ def checks():
     modules = [load(f"twin_{i}", emit(twin)) for i, twin in enumerate(twins)]
     out["twins"] = [max(accuracy(twin, module)[0].values()) for twin, module in zip(twins, modules, strict=True)]
     out["refusals"] = refusals(load("refuses", emit(LINEAR["l2"])))
-    chosen = DENSE["memora"]
+    chosen = DENSE["matrix, softmax of columns"]
     q = torch.zeros(1, 8, 1, 128)
     out["refusals"]["mirror"] = load("refuses_too", emit(chosen)).triton_refusal(q, q, q, None)
     huber, moving = LINEAR["huber norm"], DENSE["matrix, momentum, ascent"]

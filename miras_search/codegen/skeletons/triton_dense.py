@@ -32,7 +32,7 @@ from miras_search.codegen.skeletons.slots import (
     retention_psi,
     retention_scale,
 )
-from miras_search.codegen.skeletons.triton_slots import TILE_NUMBERS, WHOLE
+from miras_search.codegen.skeletons.triton_slots import ROWWISE, TILE_NUMBERS, WHOLE
 from miras_search.codegen.skeletons.triton_tiles import to_chunks
 
 try:
@@ -49,6 +49,7 @@ if triton is not None:
         dense_backward_write,
         dense_forward_state,
     )
+    from miras_search.codegen.skeletons.triton_slots import TOTALS
     from miras_search.codegen.skeletons.triton_tiles import operator, precision, rows_of
 
     def dense_height(out: int, inner: int) -> int:
@@ -56,6 +57,12 @@ if triton is not None:
         if WHOLE:
             return out
         return min(out, max(16, 4096 // inner))
+
+    def dense_width(inner: int) -> int:
+        """Columns that an exact read takes at once: whole rows if the map sums over them."""
+        if ROWWISE:
+            return inner
+        return min(inner, 64)
 
     def dense_segment(pairs: int, chunks: int) -> int:
         """Chunks a segment: enough to fill a GPU, and a buffer of some 4000 states."""
@@ -139,7 +146,9 @@ if triton is not None:
             own: dict[str, object] = {"IN": inner, "OUT": out, "ACTIVATED": i > 0}
             if not SCAN:
                 return own | {"BLOCK_IN": min(inner, block), "BLOCK_OUT": min(out, block), "num_warps": 4}
-            return own | {"HEIGHT": dense_height(out, inner), "num_warps": 16 if out * inner > 64 * 64 and WHOLE else 8}
+            width = dense_width(inner)
+            tile = {"HEIGHT": dense_height(out, width), "WIDTH": width}
+            return own | tile | {"num_warps": 16 if out * inner > 64 * 64 and WHOLE else 8}
 
         def forward_state(self) -> list[Tensor]:
             """Run over the segment's chunks; returns the carry after it."""
@@ -161,7 +170,10 @@ if triton is not None:
                 z = self.rows(out)
                 options = self.sizes | self.layer(i, 64)
                 if SCAN:
-                    dense_forward_scan[(self.chunks * self.count, out // options["HEIGHT"])](
+                    tiles = out // options["HEIGHT"]
+                    if TOTALS:
+                        tiles = 1
+                    dense_forward_scan[(self.chunks * self.count, tiles)](
                         asked, seen, self.g[i], self.states[i], self.momenta[i], strength, held, carried, z,
                         self.numbers, **options,
                     )  # fmt: skip
@@ -193,6 +205,8 @@ if triton is not None:
             for i in reversed(range(LAYERS)):
                 asked, seen = (self.answers[i - 1], self.z) if i else (self.q, self.k)
                 before = torch.empty_like(asked) if i else dq
+                if SCAN:
+                    before = torch.empty_like(asked, dtype=torch.float32)
                 dseen = dx if i else dk_read
                 own = (asked, seen, self.g[i])
                 gates = (strength, held, carried, dy)
@@ -210,6 +224,8 @@ if triton is not None:
                         dfrozen[i], flow[i], dscales[i], *numbers, **options,
                     )  # fmt: skip
                 dy = before
+            if SCAN:
+                dq.copy_(before)
             after = [self.weights(x, 1) for x in dcarry]
             for a, d in zip(after, dcarry, strict=True):
                 a[-1] = d

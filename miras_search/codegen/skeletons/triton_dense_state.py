@@ -37,14 +37,20 @@ if triton is not None:
         OFFSET,
         READ,
         RESIDUAL,
+        TOTALS,
         bias_phi_tile,
         bias_phi_vjp_tile,
         memory_activate_curve_tile,
         memory_activate_grad_tile,
         memory_activate_tile,
+        retention_psi_part_tile,
         retention_psi_tile,
+        retention_psi_vjp_part_tile,
         retention_psi_vjp_tile,
+        retention_scale_part_tile,
         retention_scale_tile,
+        retention_totals_tile,
+        retention_totals_vjp_tile,
     )
     from miras_search.codegen.skeletons.triton_tiles import (
         load_gate,
@@ -52,6 +58,7 @@ if triton is not None:
         offset_places,
         store_gate,
         store_rows,
+        tile_total,
         weight_places,
     )
 
@@ -121,13 +128,26 @@ if triton is not None:
                     tl.store(momenta + place, tl.zeros_like(start))
             tl.debug_barrier()
         if MIRROR:
-            for o in range(0, OUT, HEIGHT):
-                place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
-                state = tl.load(states + place)
-                tl.store(weights + place, retention_psi_tile(state, numbers))
+            if TOTALS:
+                totals = tl.zeros([1, 8], tl.float32)
+                for o in range(0, OUT, HEIGHT):
+                    state = tl.load(states + weight_places(here, o, 0, OUT, IN, HEIGHT, IN))
+                    totals += retention_totals_tile(state, OUT * IN, numbers)
+                for o in range(0, OUT, HEIGHT):
+                    place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                    state = tl.load(states + place)
+                    tl.store(weights + place, retention_psi_part_tile(state, totals, OUT * IN, numbers))
                 if READ == "lagged":
                     one = tl.zeros([1, 1], tl.int32)
-                    tl.store(scales + here + one, retention_scale_tile(state, numbers))
+                    tl.store(scales + here + one, retention_scale_part_tile(totals, OUT * IN, numbers))
+            else:
+                for o in range(0, OUT, HEIGHT):
+                    place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                    state = tl.load(states + place)
+                    tl.store(weights + place, retention_psi_tile(state, numbers))
+                    if READ == "lagged":
+                        one = tl.zeros([1, 1], tl.int32)
+                        tl.store(scales + here + one, retention_scale_tile(state, numbers))
 
     @triton.jit
     def dense_write(
@@ -248,9 +268,7 @@ if triton is not None:
                         states_1, momenta_1, here, after, 0, g, weight, push, total, arrived, keep, V, HIDDEN, V
                     )
                 else:
-                    offset_write(
-                        states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V
-                    )
+                    offset_write(states_0, momenta_0, here, after, 0, g, weight, push, total, arrived, keep, V, K, V)
             tl.debug_barrier()
 
     @triton.jit
@@ -287,20 +305,48 @@ if triton is not None:
     ):  # fmt: skip
         """Back through the start of a chunk: mirror map, the state handed out as `frozen`, documents that begin."""
         if MIRROR:
-            for o in range(0, OUT, HEIGHT):
-                place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
-                state = tl.load(states + place)
-                d = tl.load(d_weights + place)
+            if TOTALS:
                 if READ == "lagged":
-                    # psi(S) = S scale(S): pulling c S back gives c scale S and the gradient of scale, times c |S|^2.
-                    square = tl.sum(tl.sum(state * state, axis=1, keep_dims=True), axis=0, keep_dims=True)
+                    # As below.
+                    square = tl.zeros([1, 1], tl.float32)
+                    for o in range(0, OUT, HEIGHT):
+                        state = tl.load(states + weight_places(here, o, 0, OUT, IN, HEIGHT, IN))
+                        square += tile_total(state * state)
                     c = tl.load(d_scales + here) / tl.maximum(square, 1e-30)
-                    d = retention_psi_vjp_tile(state, d + c * state, numbers)
-                    d -= c * retention_scale_tile(state, numbers) * state
-                else:
-                    d = retention_psi_vjp_tile(state, d, numbers) + tl.load(d_read + place)
-                d += total * tl.load(d_states + weight_places(after, o, 0, OUT, IN, HEIGHT, IN))
-                tl.store(d_states + place, d)
+                totals = tl.zeros([1, 8], tl.float32)
+                for o in range(0, OUT, HEIGHT):
+                    place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                    state = tl.load(states + place)
+                    d = tl.load(d_weights + place)
+                    if READ == "lagged":
+                        d += c * state
+                    totals += retention_totals_vjp_tile(state, d, OUT * IN, numbers)
+                for o in range(0, OUT, HEIGHT):
+                    place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                    state = tl.load(states + place)
+                    d = tl.load(d_weights + place)
+                    if READ == "lagged":
+                        d = retention_psi_vjp_part_tile(state, d + c * state, totals, OUT * IN, numbers)
+                        d -= c * retention_scale_part_tile(totals, OUT * IN, numbers) * state
+                    else:
+                        d = retention_psi_vjp_part_tile(state, d, totals, OUT * IN, numbers) + tl.load(d_read + place)
+                    d += total * tl.load(d_states + weight_places(after, o, 0, OUT, IN, HEIGHT, IN))
+                    tl.store(d_states + place, d)
+            else:
+                for o in range(0, OUT, HEIGHT):
+                    place = weight_places(here, o, 0, OUT, IN, HEIGHT, IN)
+                    state = tl.load(states + place)
+                    d = tl.load(d_weights + place)
+                    if READ == "lagged":
+                        # psi(S) = S scale(S): pulling c S back gives c scale S and the gradient of scale, times c |S|^2.
+                        square = tl.sum(tl.sum(state * state, axis=1, keep_dims=True), axis=0, keep_dims=True)
+                        c = tl.load(d_scales + here) / tl.maximum(square, 1e-30)
+                        d = retention_psi_vjp_tile(state, d + c * state, numbers)
+                        d -= c * retention_scale_tile(state, numbers) * state
+                    else:
+                        d = retention_psi_vjp_tile(state, d, numbers) + tl.load(d_read + place)
+                    d += total * tl.load(d_states + weight_places(after, o, 0, OUT, IN, HEIGHT, IN))
+                    tl.store(d_states + place, d)
         if mark > 0:
             tl.debug_barrier()
             for o in range(0, OUT, HEIGHT):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.slots import CHUNKED, MIRROR
+from miras_search.codegen.skeletons.slots import CHUNKED, EXPANSION, LAYERS
+from miras_search.codegen.skeletons.triton_slots import WHOLE
 
 try:
     import triton
@@ -17,6 +18,7 @@ except ImportError:
 
 if triton is not None:
     from miras_search.codegen.skeletons.triton_slots import bias_phi_tile
+    from miras_search.codegen.skeletons.triton_tiles import device_major
 
 
 def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
@@ -34,10 +36,14 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
         return "Triton's interpreter computes bfloat16 wrongly"
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
-    if MIRROR:
+    if WHOLE:
         wide = max(k.shape[-1], v.shape[-1]) > 64
         if wide:
-            return f"a mirror map takes dimensions up to 64, not {k.shape[-1]} and {v.shape[-1]}"
+            return f"a map of the whole matrix takes dimensions up to 64, not {k.shape[-1]} and {v.shape[-1]}"
+        if LAYERS > 1:
+            large = EXPANSION * k.shape[-1] ** 2 > 4096 and device_major(q) < 9
+            if large:
+                return "a map of the whole matrix does not fit this GPU, from Hopper on it does"
     if k.shape[1] < 2:
         return "one token is a step"
     if CHUNKED:

@@ -17,7 +17,9 @@ TILE_NUMBERS = (0.0,)
 KERNELS = "linear"
 """The family that serves the design: `linear`, `dense`, or none."""
 WHOLE = False
-"""The mirror map looks at the whole matrix, not at each row by itself."""
+"""The mirror map looks at the whole matrix, not at each row by itself, nor at totals."""
+ROWWISE = True
+"""It sums over rows."""
 
 if triton is not None:
     LAYERS = tl.constexpr(1)
@@ -25,6 +27,8 @@ if triton is not None:
     RESIDUAL = tl.constexpr(False)
     OFFSET = tl.constexpr(False)
     MIRROR = tl.constexpr(False)
+    TOTALS = tl.constexpr(False)
+    """The mirror map takes totals of the matrix beside a row, eight at most, so that rows are taken twice."""
     MOMENTUM = tl.constexpr(False)
     READ = tl.constexpr("exact")
     STATE_FREE = tl.constexpr(False)
@@ -68,4 +72,29 @@ if triton is not None:
     @triton.jit
     def retention_scale_tile(s, numbers):
         """The number `[1, 1]` by which a scaling map multiplies the state."""
+        return tl.full([1, 1], 1.0, tl.float32)
+
+    @triton.jit
+    def retention_totals_tile(s, SIZE: tl.constexpr, numbers):
+        """What some rows of a matrix of SIZE numbers add to the totals that psi takes, `[1, 8]`."""
+        return tl.zeros([1, 8], tl.float32)
+
+    @triton.jit
+    def retention_totals_vjp_tile(s, d, SIZE: tl.constexpr, numbers):
+        """What they add to those totals and, behind them, to those that pulling d back takes."""
+        return tl.zeros([1, 8], tl.float32)
+
+    @triton.jit
+    def retention_psi_part_tile(s, totals, SIZE: tl.constexpr, numbers):
+        """The mirror map on some rows, from the totals."""
+        return s
+
+    @triton.jit
+    def retention_psi_vjp_part_tile(s, d, totals, SIZE: tl.constexpr, numbers):
+        """Pull d back through it."""
+        return d
+
+    @triton.jit
+    def retention_scale_part_tile(totals, SIZE: tl.constexpr, numbers):
+        """The number `[1, 1]` of a scaling map."""
         return tl.full([1, 1], 1.0, tl.float32)

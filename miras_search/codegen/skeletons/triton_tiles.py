@@ -73,6 +73,16 @@ if triton is not None:
         return tl.sum(tl.sum(x, axis=1, keep_dims=True), axis=0, keep_dims=True)
 
     @triton.jit
+    def place_total(x, place: tl.constexpr):
+        """The sum x `[1, 1]` at a place of a row of sums, `[1, 8]`."""
+        return tl.where(tl.arange(0, 8)[None, :] == place, x, 0.0)
+
+    @triton.jit
+    def pick_total(totals, place: tl.constexpr):
+        """The inverse of `place_total`."""
+        return tl.sum(tl.where(tl.arange(0, 8)[None, :] == place, totals, 0.0), axis=1, keep_dims=True)
+
+    @triton.jit
     def tile_tanh(x):
         """tanh by an exponential that cannot overflow."""
         e = tl.exp(-2.0 * tl.abs(x))
