@@ -8,7 +8,7 @@ Workloads:
     layer     one layer with projections, width 256, 4 heads, batch 4, float32, forward + backward
     core      the memory alone; its useful flops a second as a share of the matmul limit measured in the same run
     lm        one training step: width 128, 2 layers, 2 heads, feed-forward, T = 256, batch 32, AdamW
-    decode    one token after another, batch 1, one layer
+    decode    one token after another, batch 1, one layer; as they are, and compiled by the same means (its seconds are printed)
     exact     any-mirror exact reads of an MLP, head dimension 64, against a plain checkpointed loop
     trial     a step of the quickstart's recall trial: width 32, one layer, 32 rows of 56 tokens
     length    microseconds a token from T = 512 to 32768
@@ -186,6 +186,64 @@ class Titans(nn.Module):
 
 
 Build = Callable[[int, int], nn.Module]
+
+
+class Ahead(nn.Module):
+    """A TTT layer whose steps are compiled as ours are; the last token of a mini-batch has a function of its own."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer, self.runs = layer, {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return y
+
+    def step(self, x: Tensor, state: Any, t: int) -> tuple[Tensor, Any]:
+        if state is None:
+            y, (first, total) = self.layer.step(x, None, t)
+            return y, [z.contiguous() for z in (*first, *total)]
+        given, last = [x.contiguous(), torch.tensor(t), *state], t % 16 == 15
+        if last not in self.runs:
+            self.runs[last] = self.compiled(given, last)
+        y, *state = self.runs[last](given)
+        return y, state
+
+    def compiled(self, given: list[Tensor], last: bool) -> Any:
+        """The function of one token."""
+        from miras_search.decode import INDUCTOR
+
+        class Token(nn.Module):
+            def __init__(self, layer: Any) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, given: list[Tensor]) -> list[Tensor]:
+                x, t, *state = given
+                half = len(state) // 2
+                y, (first, total) = self.layer.one_token(x, [state[:half], state[half:]], t, last)
+                return [y, *first, *total]
+
+        with torch.no_grad():
+            program = torch.export.export(Token(self.layer), ([x.clone() for x in given],), strict=False)
+            path = torch._inductor.aoti_compile_and_package(program, inductor_configs=dict(INDUCTOR))
+        return torch._inductor.aoti_load_package(path).loader.boxed_run
+
+
+def compiled_steps(name: str, build: Build) -> Build:
+    """The same layer with compiled steps."""
+
+    def make(width: int, heads: int) -> nn.Module:
+        from miras_search.decode import compile_steps
+
+        layer = build(width, heads)
+        if name.startswith("TTT"):
+            return Ahead(layer)
+        (step,) = compile_steps(layer)
+        print(f"{name}: compiled in {step.seconds:.0f} s")
+        return layer
+
+    return make
 
 
 def builders() -> dict[str, Build]:
@@ -549,6 +607,7 @@ def main() -> None:
         torch.set_num_threads(1)
         count = 96 if given.quick else 256
         kept = {n: b for n, b in fast.items() if n not in ("Qwen3-Next gated delta", "Mamba2")}
+        kept |= {f"{n}, compiled": compiled_steps(n, b) for n, b in kept.items() if n.startswith(("ours", "TTT"))}
         results = race([decode_row(n, b, count) for n, b in kept.items()], rounds)
         table("decode: one thread, batch 1", results, unit=1e3 / count, name="us a token")
         torch.set_num_threads(given.threads)

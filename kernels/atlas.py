@@ -457,6 +457,11 @@ def empty_carry(initial: list[Tensor]) -> list[Tensor]:
     return carry
 
 
+def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The gates with the steps that are taken: bounded by the key's length, or uphill."""
+    return gates
+
+
 def memory(
     q: Tensor,
     k: Tensor,
@@ -483,6 +488,7 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
@@ -515,6 +521,8 @@ def memory(
 
 def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    if reset is None and time == 1:
+        return start[:, None]
     t = torch.arange(time, device=start.device)
     base = -start[:, None].expand(-1, time)
     if reset is not None:
@@ -522,34 +530,33 @@ def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     return t - base
 
 
-def short_convolution(u: Tensor, weight: Tensor, history: Tensor, age: Tensor | None) -> Tensor:
-    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `history` [B, width - 1, F].
+def short_convolution(past: Tensor, weight: Tensor, age: Tensor | None) -> Tensor:
+    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `past` [B, width - 1 + T, F].
 
     With `age`, taps do not reach into the document before.
     """
-    time, reach = u.shape[1], weight.shape[0] - 1
-    past = torch.cat([history, u], 1)
-    out = u * weight[0]
+    reach = weight.shape[0] - 1
+    time = past.shape[1] - reach
+    out = past[:, reach:] * weight[0]
     for j in range(1, reach + 1):
-        tap = past[:, reach - j : reach - j + time] * weight[j]
-        if age is not None:
-            tap = tap * (age >= j)[..., None]
-        out = out + tap
+        tap = past[:, reach - j : reach - j + time]
+        if age is None:
+            out = torch.addcmul(out, tap, weight[j])
+        else:
+            out = out + tap * weight[j] * (age >= j)[..., None]
     return out
 
 
-def next_history(u: Tensor, history: Tensor, age: Tensor | None, length: Tensor | None) -> Tensor:
-    """The last inputs of the convolution, `[B, width - 1, F]`, for the call that follows."""
-    reach = history.shape[1]
-    past = torch.cat([history, u], 1)
+def next_history(past: Tensor, reach: int, age: Tensor | None, length: Tensor | None) -> Tensor:
+    """The last `reach` inputs before the call that follows, `[B, reach, F]`; `past`: those before this call, and its own."""
     if length is None:
         kept = past[:, past.shape[1] - reach :]
     else:
-        index = length[:, None] + torch.arange(reach, device=u.device)
-        kept = past.gather(1, index[..., None].expand(-1, -1, u.shape[2]))
+        index = length[:, None] + torch.arange(reach, device=past.device)
+        kept = past.gather(1, index[..., None].expand(-1, -1, past.shape[2]))
     if age is not None:
         last = age[:, -1] if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
-        behind = torch.arange(reach - 1, -1, -1, device=u.device)
+        behind = torch.arange(reach - 1, -1, -1, device=past.device)
         kept = kept * (behind <= last[:, None])[..., None]
     return kept
 
@@ -690,8 +697,9 @@ class Layer(nn.Module):
         u = self.qkv(x)
         history = u.new_zeros(batch, CONV - 1, u.shape[2]) if state is None else state["conv"]
         taps = None if reset is None else age
-        out_state["conv"] = next_history(u, history, taps, length)
-        u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
+        past = torch.cat([history, u], 1)
+        out_state["conv"] = next_history(past, CONV - 1, taps, length)
+        u = torch.nn.functional.silu(short_convolution(past, self.conv, taps))
         q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
         k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)

@@ -208,6 +208,24 @@ def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     return head(outs[-1], x, norm)
 
 
+def gradient(
+    weights: list[Tensor], k: Tensor, v: Tensor, delta: Tensor, norm: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The inner gradient in factors: dl/dW_i of a token is the outer product of g_i and x_i.
+
+    Returns:
+        x: the inputs of the layers, and g: the cotangents at their outputs; of a diagonal weight, their product and 1.
+    """
+    x: list[Tensor] = []
+    outs: list[Tensor] = []
+    for w in weights[:-1]:
+        x.append(feed(k, outs))
+        outs.append(apply(w, x[-1]))
+    x.append(feed(k, outs))
+    g = [bias_phi(v, v, delta)]
+    return x, g
+
+
 def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
     """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
     gap = late[..., :, None] - early[..., None, :]
@@ -509,28 +527,6 @@ def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
     return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
 
 
-def walk_step(
-    layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
-) -> list[Tensor]:
-    """One token of decoding, from carry to `[y, *carry]`: no gradient, and what does not change is passed on, not copied."""
-    opened = carry
-    if CHUNKED or layout.fresh is not None:
-        opens = None if layout.opens is None else layout.opens[:, 0]
-        if layout.fresh is None and opens is not None and bool(opens.all()):
-            opens = None
-        if layout.fresh is not None or opens is None or bool(opens.any()):
-            opened = open_chunk(carry, initial, opens, None if layout.fresh is None else layout.fresh[:, 0])
-    every, span = slice(0, tokens[0].shape[0]), Span(0, 1, tokens[0].shape[2])
-    parts = [blocks(x, span) for x in tokens]
-    products = [x[0] for x in span_gates(layout, every, parts, span)]
-    moving = LAYERS
-    into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in opened[:moving]]
-    flat = [x.flatten(0, 1) for x in into]
-    now = [parts[0][0], parts[1][0], parts[2][0], parts[5][0][..., None]]
-    y = forward_chunk(*opened_parts(opened), now, products, folded(norm, every), flat)
-    return [y.view(*tokens[0].shape[:3], -1), *into, *opened[moving:]]
-
-
 class Walk(torch.autograd.Function):
     """All chunks; the arguments of `Recurrence`."""
 
@@ -649,6 +645,86 @@ class Walk(torch.autograd.Function):
         return (None, None, *din, *dtokens, *dinitial, *dnorm)
 
 
+def steps_alone(time: int, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None) -> bool:
+    """Whether a call is one token in every row, each of a document that has begun, and no gradient is wanted."""
+    if time > 1 or state is None or torch.is_grad_enabled():
+        return False
+    return (reset is None or not bool(reset.any())) and (valid is None or bool(valid.all()))
+
+
+def rows(x: Tensor) -> Tensor:
+    """A token of all rows, `[B, 1, H, dim]` -> `[G, 1, dim]`, or a gate, `[B, 1, H]` -> `[G, 1, 1]`."""
+    return x.reshape(x.shape[0] * x.shape[2], 1, -1)
+
+
+def next_weights(
+    states: list[Tensor],
+    momenta: list[Tensor],
+    xs: list[Tensor],
+    gs: list[Tensor],
+    alpha: Tensor,
+    eta: Tensor,
+    mu: Tensor,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The states after the write of -eta g x', and the momenta."""
+    new, new_momenta = [], []
+    for i in range(LAYERS):
+        state, g, x = states[i], gs[i].mT, xs[i]
+        g = g * eta
+        new.append(torch.addcmul(state, g, x, value=-1))
+    return new, new_momenta
+
+
+def one_token(
+    carry: list[Tensor],
+    tokens: list[Tensor],
+    eta: Tensor,
+    alpha: Tensor,
+    erase: Tensor,
+    mu: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+) -> list[Tensor]:
+    """From the carry of an opened chunk, `[G, out, in]` each, to the answers, the states and the momenta."""
+    q, k, v = tokens
+    states = carry[:LAYERS]
+    momenta: list[Tensor] = []
+    frozen = states
+    xs, gs = gradient(frozen, k, v, delta, norm)
+    new, momenta = next_weights(states, momenta, xs, gs, alpha, eta, mu)
+    weights = new
+    return [predict(weights, q, norm), *new, *momenta]
+
+
+def memory_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    names: list[str],
+    state: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` for one token in every row; `gates` as they are used, `names` those of the carry.
+
+    A state without `position` is one whose chunk has begun; what comes back has none either.
+    """
+    kind = torch.promote_types(torch.float32, q.dtype)
+    carry = [state[name] for name in names]
+    out = {}
+    eta = rows(gates["eta"].to(kind))
+    alpha = erase = mu = delta = eta
+    norm = [initial[n].to(kind)[:, None] for n in ("norm_weight", "norm_bias") if n in initial]
+    if q.shape[0] > 1:
+        norm = [x.repeat(q.shape[0], 1, 1) for x in norm]
+    with torch.autocast(q.device.type, enabled=False):
+        tokens = [rows(x.to(kind)) for x in (q, k, v)]
+        y, *new = one_token([x.flatten(0, 1) for x in carry], tokens, eta, alpha, erase, mu, delta, norm)
+    moved = [x.view(s.shape) for x, s in zip(new, carry, strict=False)]
+    out |= zip(names, moved + carry[len(moved) :], strict=True)
+    return y.reshape(v.shape).to(v.dtype), out
+
+
 # What all tokens share, beside the initial states.
 SHARED = ("norm_weight", "norm_bias", "ridge")
 
@@ -664,6 +740,11 @@ def empty_carry(initial: list[Tensor]) -> list[Tensor]:
     """The carry before the first token; what an opening chunk overwrites is zero."""
     carry = list(initial)
     return carry
+
+
+def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The gates with the steps that are taken: bounded by the key's length, or uphill."""
+    return gates
 
 
 def memory(
@@ -697,7 +778,12 @@ def memory(
     if fits:
         y, out = triton_linear(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
+    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
+    alone = steps_alone(time, state, reset, valid)
+    if alone:
+        assert state is not None
+        return memory_step(q, k, v, gates, initial, state_names(), state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
@@ -717,16 +803,15 @@ def memory(
     carry = empty_carry(first) if state is None else [state[name] for name in state_names()]
     sizes = (len(carry), len(tokens), len(first), len(norm))
     with torch.autocast(q.device.type, enabled=False):
-        if time == 1 and not torch.is_grad_enabled():
-            y, *carry = walk_step(layout, carry, tokens, first, norm)
-        else:
-            y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+        y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))
     return to_tokens(y.transpose(1, 2), layout, valid).to(v.dtype), out
 
 
 def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    if reset is None and time == 1:
+        return start[:, None]
     t = torch.arange(time, device=start.device)
     base = -start[:, None].expand(-1, time)
     if reset is not None:
@@ -734,34 +819,33 @@ def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     return t - base
 
 
-def short_convolution(u: Tensor, weight: Tensor, history: Tensor, age: Tensor | None) -> Tensor:
-    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `history` [B, width - 1, F].
+def short_convolution(past: Tensor, weight: Tensor, age: Tensor | None) -> Tensor:
+    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `past` [B, width - 1 + T, F].
 
     With `age`, taps do not reach into the document before.
     """
-    time, reach = u.shape[1], weight.shape[0] - 1
-    past = torch.cat([history, u], 1)
-    out = u * weight[0]
+    reach = weight.shape[0] - 1
+    time = past.shape[1] - reach
+    out = past[:, reach:] * weight[0]
     for j in range(1, reach + 1):
-        tap = past[:, reach - j : reach - j + time] * weight[j]
-        if age is not None:
-            tap = tap * (age >= j)[..., None]
-        out = out + tap
+        tap = past[:, reach - j : reach - j + time]
+        if age is None:
+            out = torch.addcmul(out, tap, weight[j])
+        else:
+            out = out + tap * weight[j] * (age >= j)[..., None]
     return out
 
 
-def next_history(u: Tensor, history: Tensor, age: Tensor | None, length: Tensor | None) -> Tensor:
-    """The last inputs of the convolution, `[B, width - 1, F]`, for the call that follows."""
-    reach = history.shape[1]
-    past = torch.cat([history, u], 1)
+def next_history(past: Tensor, reach: int, age: Tensor | None, length: Tensor | None) -> Tensor:
+    """The last `reach` inputs before the call that follows, `[B, reach, F]`; `past`: those before this call, and its own."""
     if length is None:
         kept = past[:, past.shape[1] - reach :]
     else:
-        index = length[:, None] + torch.arange(reach, device=u.device)
-        kept = past.gather(1, index[..., None].expand(-1, -1, u.shape[2]))
+        index = length[:, None] + torch.arange(reach, device=past.device)
+        kept = past.gather(1, index[..., None].expand(-1, -1, past.shape[2]))
     if age is not None:
         last = age[:, -1] if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
-        behind = torch.arange(reach - 1, -1, -1, device=u.device)
+        behind = torch.arange(reach - 1, -1, -1, device=past.device)
         kept = kept * (behind <= last[:, None])[..., None]
     return kept
 
@@ -878,8 +962,9 @@ class Layer(nn.Module):
         u = self.qkv(x)
         history = u.new_zeros(batch, CONV - 1, u.shape[2]) if state is None else state["conv"]
         taps = None if reset is None else age
-        out_state["conv"] = next_history(u, history, taps, length)
-        u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
+        past = torch.cat([history, u], 1)
+        out_state["conv"] = next_history(past, CONV - 1, taps, length)
+        u = torch.nn.functional.silu(short_convolution(past, self.conv, taps))
         q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
         k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)

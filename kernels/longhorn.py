@@ -282,6 +282,71 @@ def blocks(x: Tensor, span: Span) -> Tensor:
     return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
 
 
+def steps_alone(time: int, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None) -> bool:
+    """Whether a call is one token in every row, each of a document that has begun, and no gradient is wanted."""
+    if time > 1 or state is None or torch.is_grad_enabled():
+        return False
+    return (reset is None or not bool(reset.any())) and (valid is None or bool(valid.all()))
+
+
+def rows(x: Tensor) -> Tensor:
+    """A token of all rows, `[B, 1, H, dim]` -> `[G, 1, dim]`, or a gate, `[B, 1, H]` -> `[G, 1, 1]`."""
+    return x.reshape(x.shape[0] * x.shape[2], 1, -1)
+
+
+def online_token(state: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, erase: Tensor) -> Tensor:
+    """The delta rule: W_t = alpha_t W_{t-1} + (eta_t v_t - erase_t W~ k_t) k_t'."""
+    kept = state
+    held = torch.bmm(k, kept.mT)
+    return torch.addcmul(kept, (eta * v - erase * held).mT, k)
+
+
+def one_token(
+    carry: list[Tensor],
+    tokens: list[Tensor],
+    eta: Tensor,
+    alpha: Tensor,
+    erase: Tensor,
+    mu: Tensor,
+    delta: Tensor,
+    norm: list[Tensor],
+) -> list[Tensor]:
+    """From the carry of an opened chunk, `[G, out, in]` each, to the answers, the states and the momenta."""
+    q, k, v = tokens
+    states = carry[:LAYERS]
+    new = [online_token(states[0], k, v, alpha, eta, erase)]
+    return [predict(new, q, norm), *new]
+
+
+def memory_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    names: list[str],
+    state: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` for one token in every row; `gates` as they are used, `names` those of the carry.
+
+    A state without `position` is one whose chunk has begun; what comes back has none either.
+    """
+    kind = torch.promote_types(torch.float32, q.dtype)
+    carry = [state[name] for name in names]
+    out = {}
+    eta = rows(gates["eta"].to(kind))
+    alpha = erase = mu = delta = eta
+    norm = [initial[n].to(kind)[:, None] for n in ("norm_weight", "norm_bias") if n in initial]
+    if q.shape[0] > 1:
+        norm = [x.repeat(q.shape[0], 1, 1) for x in norm]
+    with torch.autocast(q.device.type, enabled=False):
+        tokens = [rows(x.to(kind)) for x in (q, k, v)]
+        y, *new = one_token([x.flatten(0, 1) for x in carry], tokens, eta, alpha, erase, mu, delta, norm)
+    moved = [x.view(s.shape) for x, s in zip(new, carry, strict=False)]
+    out |= zip(names, moved + carry[len(moved) :], strict=True)
+    return y.reshape(v.shape).to(v.dtype), out
+
+
 def advance(
     n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
@@ -355,6 +420,13 @@ def empty_carry(initial: list[Tensor]) -> list[Tensor]:
     return carry
 
 
+def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The gates with the steps that are taken: bounded by the key's length, or uphill."""
+    eta = gates["eta"]
+    gates = {**gates, "eta": eta / (1.0 + eta * k.square().sum(-1))}
+    return gates
+
+
 def memory(
     q: Tensor,
     k: Tensor,
@@ -386,14 +458,18 @@ def memory(
     if fits:
         y, out = triton_delta(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
+    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
+    alone = steps_alone(time, state, reset, valid)
+    if alone:
+        assert state is not None
+        return memory_step(q, k, v, gates, initial, state_names(), state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
     position = torch.zeros(batch, dtype=torch.long, device=q.device)
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
-    eta = eta / (1.0 + eta * k.square().sum(-1))
     one = eta
     tokens = [
         q,
@@ -414,6 +490,8 @@ def memory(
 
 def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    if reset is None and time == 1:
+        return start[:, None]
     t = torch.arange(time, device=start.device)
     base = -start[:, None].expand(-1, time)
     if reset is not None:
@@ -421,34 +499,33 @@ def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     return t - base
 
 
-def short_convolution(u: Tensor, weight: Tensor, history: Tensor, age: Tensor | None) -> Tensor:
-    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `history` [B, width - 1, F].
+def short_convolution(past: Tensor, weight: Tensor, age: Tensor | None) -> Tensor:
+    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `past` [B, width - 1 + T, F].
 
     With `age`, taps do not reach into the document before.
     """
-    time, reach = u.shape[1], weight.shape[0] - 1
-    past = torch.cat([history, u], 1)
-    out = u * weight[0]
+    reach = weight.shape[0] - 1
+    time = past.shape[1] - reach
+    out = past[:, reach:] * weight[0]
     for j in range(1, reach + 1):
-        tap = past[:, reach - j : reach - j + time] * weight[j]
-        if age is not None:
-            tap = tap * (age >= j)[..., None]
-        out = out + tap
+        tap = past[:, reach - j : reach - j + time]
+        if age is None:
+            out = torch.addcmul(out, tap, weight[j])
+        else:
+            out = out + tap * weight[j] * (age >= j)[..., None]
     return out
 
 
-def next_history(u: Tensor, history: Tensor, age: Tensor | None, length: Tensor | None) -> Tensor:
-    """The last inputs of the convolution, `[B, width - 1, F]`, for the call that follows."""
-    reach = history.shape[1]
-    past = torch.cat([history, u], 1)
+def next_history(past: Tensor, reach: int, age: Tensor | None, length: Tensor | None) -> Tensor:
+    """The last `reach` inputs before the call that follows, `[B, reach, F]`; `past`: those before this call, and its own."""
     if length is None:
         kept = past[:, past.shape[1] - reach :]
     else:
-        index = length[:, None] + torch.arange(reach, device=u.device)
-        kept = past.gather(1, index[..., None].expand(-1, -1, u.shape[2]))
+        index = length[:, None] + torch.arange(reach, device=past.device)
+        kept = past.gather(1, index[..., None].expand(-1, -1, past.shape[2]))
     if age is not None:
         last = age[:, -1] if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
-        behind = torch.arange(reach - 1, -1, -1, device=u.device)
+        behind = torch.arange(reach - 1, -1, -1, device=past.device)
         kept = kept * (behind <= last[:, None])[..., None]
     return kept
 
@@ -578,8 +655,9 @@ class Layer(nn.Module):
         u = self.qkv(x)
         history = u.new_zeros(batch, CONV - 1, u.shape[2]) if state is None else state["conv"]
         taps = None if reset is None else age
-        out_state["conv"] = next_history(u, history, taps, length)
-        u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
+        past = torch.cat([history, u], 1)
+        out_state["conv"] = next_history(past, CONV - 1, taps, length)
+        u = torch.nn.functional.silu(short_convolution(past, self.conv, taps))
         q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
         k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)

@@ -101,6 +101,8 @@ def memory_cache(
 
 def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    if reset is None and time == 1:
+        return start[:, None]
     t = torch.arange(time, device=start.device)
     base = -start[:, None].expand(-1, time)
     if reset is not None:

@@ -104,7 +104,7 @@ def pack(
     Returns:
         The three in the new order, and the order that brings them back.
     """
-    if valid is None:
+    if valid is None or (valid.shape[1] == 1 and bool(valid.all())):
         return x, reset, None, None
     order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
     valid = valid.gather(1, order)

@@ -195,7 +195,8 @@ def test_shuffled_values_are_those_of_earlier_tokens_of_the_document() -> None:
     reset[0, [150, 151]] = True
     age = module.document_age(400, torch.zeros(1, dtype=torch.long), reset)
     time = torch.arange(1.0, 401.0)
-    taken = module.earlier_values(time[None, :, None], age, torch.zeros(1, 16, 1))[0, :, 0]
+    past = torch.cat([torch.zeros(16), time])
+    taken = module.earlier_values(past[None, :, None], age)[0, :, 0]
     assert bool((taken[age[0] == 0] == 0).all())
     back = (time - taken)[age[0] > 0]
     assert bool((back >= 1).all())

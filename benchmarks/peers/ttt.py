@@ -56,7 +56,7 @@ class TTT(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.base = 1.0 if layers == 1 else 0.1
 
-    def parts(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def parts(self, x: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k, v `[B, H, T, D]`, and the two factors of the step, `[B, H, T]` and `[T]`."""
         batch, time, _ = x.shape
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
@@ -111,6 +111,12 @@ class TTT(nn.Module):
 
     def step(self, x: Tensor, state: list[list[Tensor]] | None, t: int) -> tuple[Tensor, list[list[Tensor]]]:
         """One token `[B, 1, E]`, in the primal form; state: first weights of the mini-batch, and the gradients summed so far."""
+        return self.one_token(x, state, t, t % CHUNK == CHUNK - 1)
+
+    def one_token(
+        self, x: Tensor, state: list[list[Tensor]] | None, t: int | Tensor, last: bool
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """The same, told whether the token is the last of its mini-batch."""
         q, k, v, rate, token = self.parts(x, t)
         if state is None:
             values = [p.expand(x.shape[0], -1, -1, -1) for p in [*self.weights, *self.biases]]
@@ -136,7 +142,7 @@ class TTT(nn.Module):
         z = q
         for i in range(self.layers):
             z = (F.gelu(z, approximate="tanh") if i else z) @ now[i] + now[self.layers + i]
-        if t % CHUNK == CHUNK - 1:
+        if last:
             first, total = now, [torch.zeros_like(d) for d in total]
         y = self.head(z, q).transpose(1, 2).reshape(x.shape)
         return self.out(self.post(y)), [first, total]

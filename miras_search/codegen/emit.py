@@ -16,7 +16,7 @@ from miras_search.codegen.triton_dialect import has_kernels, lower_tiles
 from miras_search.design import Design, digest
 from miras_search.memory import Memory
 
-SKELETONS = ("layout", "dense", "chunk", "derived", "scan", "walk", "recurrence", "cache", "layer", "check")
+SKELETONS = ("layout", "dense", "chunk", "derived", "scan", "walk", "step", "recurrence", "cache", "layer", "check")
 KERNELS = (
     "triton_tiles",
     "triton_linear",
@@ -115,6 +115,14 @@ def derived(design: Design) -> bool:
     return memory.depth_ == 1 or hasattr(memory, "activate_curve")
 
 
+def stepped(design: Design) -> bool:
+    """Single tokens take a path of their own: a token's write is one product of two vectors a weight, to the state itself."""
+    memory, algorithm = design.memory, design.algorithm
+    if not memory.parametric or algorithm.least_squares or design.bias.window > 1 or algorithm.steps_ > 1:
+        return False
+    return not (algorithm.online and memory.diagonal)
+
+
 def tile(design: Design) -> int:
     """Tokens that the torch path takes at once: the chunk where it is part of the design, else what is fastest on a CPU.
 
@@ -144,6 +152,7 @@ def flags(design: Design) -> dict[str, Any]:
         "KERNELS": has_kernels(design),
         "STRUCTURE": design.structure,
         "DERIVED": derived(design),
+        "STEPPED": stepped(design),
         "TILE": 131072,
         "ACTIVATION": memory.activation_,
         "LAYERS": memory.depth_,

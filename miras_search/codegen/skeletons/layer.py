@@ -62,6 +62,8 @@ from miras_search.codegen.skeletons.slots import (
 
 def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     """`[B, T]` tokens before this one in its document; `start` [B]: those before the first."""
+    if reset is None and time == 1:
+        return start[:, None]
     t = torch.arange(time, device=start.device)
     base = -start[:, None].expand(-1, time)
     if reset is not None:
@@ -69,34 +71,33 @@ def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     return t - base
 
 
-def short_convolution(u: Tensor, weight: Tensor, history: Tensor, age: Tensor | None) -> Tensor:
-    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `history` [B, width - 1, F].
+def short_convolution(past: Tensor, weight: Tensor, age: Tensor | None) -> Tensor:
+    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `past` [B, width - 1 + T, F].
 
     With `age`, taps do not reach into the document before.
     """
-    time, reach = u.shape[1], weight.shape[0] - 1
-    past = torch.cat([history, u], 1)
-    out = u * weight[0]
+    reach = weight.shape[0] - 1
+    time = past.shape[1] - reach
+    out = past[:, reach:] * weight[0]
     for j in range(1, reach + 1):
-        tap = past[:, reach - j : reach - j + time] * weight[j]
-        if age is not None:
-            tap = tap * (age >= j)[..., None]
-        out = out + tap
+        tap = past[:, reach - j : reach - j + time]
+        if age is None:
+            out = torch.addcmul(out, tap, weight[j])
+        else:
+            out = out + tap * weight[j] * (age >= j)[..., None]
     return out
 
 
-def next_history(u: Tensor, history: Tensor, age: Tensor | None, length: Tensor | None) -> Tensor:
-    """The last inputs of the convolution, `[B, width - 1, F]`, for the call that follows."""
-    reach = history.shape[1]
-    past = torch.cat([history, u], 1)
+def next_history(past: Tensor, reach: int, age: Tensor | None, length: Tensor | None) -> Tensor:
+    """The last `reach` inputs before the call that follows, `[B, reach, F]`; `past`: those before this call, and its own."""
     if length is None:
         kept = past[:, past.shape[1] - reach :]
     else:
-        index = length[:, None] + torch.arange(reach, device=u.device)
-        kept = past.gather(1, index[..., None].expand(-1, -1, u.shape[2]))
+        index = length[:, None] + torch.arange(reach, device=past.device)
+        kept = past.gather(1, index[..., None].expand(-1, -1, past.shape[2]))
     if age is not None:
         last = age[:, -1] if length is None else age.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
-        behind = torch.arange(reach - 1, -1, -1, device=u.device)
+        behind = torch.arange(reach - 1, -1, -1, device=past.device)
         kept = kept * (behind <= last[:, None])[..., None]
     return kept
 
@@ -111,16 +112,16 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
     return torch.cat([*turned, x[..., 2 * half :]], -1)
 
 
-def earlier_values(v: Tensor, age: Tensor, history: Tensor) -> Tensor:
-    """Control: `v` [B, T, F] of the token d before, d in 1 to 16 fixed pseudo-randomly by the place in the document.
+def earlier_values(past: Tensor, age: Tensor) -> Tensor:
+    """Control: the values `[B, T, F]` of the token d before, d in 1 to 16 fixed pseudo-randomly by the place in the document.
 
-    `history` [B, 16, F]: the values before the first. The first token of a document, which has none before it, takes zero.
+    `past` [B, 16 + T, F]: the values, behind those before the first. A document's first token, with none before it, takes zero.
     """
     mixed = age * 2654435761 % 4294967296
     mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967296
     back = 1 + (mixed >> 15) % age.clamp(1, 16)
-    index = torch.arange(v.shape[1], device=v.device) + history.shape[1] - back
-    taken = torch.cat([history, v], 1).gather(1, index[..., None].expand(-1, -1, v.shape[2]))
+    index = torch.arange(age.shape[1], device=past.device) + 16 - back
+    taken = past.gather(1, index[..., None].expand(-1, -1, past.shape[2]))
     return taken * (age > 0)[..., None]
 
 
@@ -414,8 +415,9 @@ class Layer(nn.Module):
         if CONV > 0:
             history = u.new_zeros(batch, CONV - 1, u.shape[2]) if state is None else state["conv"]
             taps = None if reset is None else age
-            out_state["conv"] = next_history(u, history, taps, length)
-            u = torch.nn.functional.silu(short_convolution(u, self.conv, history, taps))
+            past = torch.cat([history, u], 1)
+            out_state["conv"] = next_history(past, CONV - 1, taps, length)
+            u = torch.nn.functional.silu(short_convolution(past, self.conv, taps))
         if KEY_TIED:
             q, v = u.view(batch, time, 2, self.heads, self.dim).unbind(2)
             gates = self.gates(x)
@@ -427,10 +429,10 @@ class Layer(nn.Module):
         else:
             q, k, v = u.view(batch, time, 3, self.heads, self.dim).unbind(2)
         if SHUFFLED:
-            past = u.new_zeros(batch, 16, STEPS * self.width) if state is None else state["values"]
-            own = v.flatten(2)
-            out_state["values"] = next_history(own, past, None, length)
-            v = earlier_values(own, age, past).view_as(v)
+            history = u.new_zeros(batch, 16, STEPS * self.width) if state is None else state["values"]
+            past = torch.cat([history, v.flatten(2)], 1)
+            out_state["values"] = next_history(past, 16, None, length)
+            v = earlier_values(past, age).view_as(v)
         if QK_NORM and FEATURES != "elu":
             q = torch.nn.functional.normalize(q, dim=-1, eps=1e-6)
             k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)

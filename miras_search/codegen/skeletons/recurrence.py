@@ -25,16 +25,18 @@ from miras_search.codegen.skeletons.slots import (
     READ,
     SHIFTED,
     SPAN,
+    STEPPED,
     STEPS,
     THRESHOLDED,
     TRITON,
 )
+from miras_search.codegen.skeletons.step import memory_step, steps_alone
 from miras_search.codegen.skeletons.triton_delta import triton_delta
 from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes, under_autocast
 from miras_search.codegen.skeletons.triton_slots import KERNELS
-from miras_search.codegen.skeletons.walk import Walk, walk_step
+from miras_search.codegen.skeletons.walk import Walk
 
 
 def advance(
@@ -140,6 +142,16 @@ def empty_carry(initial: list[Tensor]) -> list[Tensor]:
     return carry
 
 
+def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The gates with the steps that are taken: bounded by the key's length, or uphill."""
+    if IMPLICIT:
+        eta = gates["eta"]
+        gates = {**gates, "eta": eta / (1.0 + eta * k.square().sum(-1))}
+    if ASCENT:
+        gates = {n: -g if n in ("eta", "erase") else g for n, g in gates.items()}
+    return gates
+
+
 def memory(
     q: Tensor,
     k: Tensor,
@@ -179,7 +191,13 @@ def memory(
             else:
                 y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
             return y.to(v.dtype), out
+    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
+    if STEPPED:
+        alone = steps_alone(time, state, reset, valid)
+        if alone:
+            assert state is not None
+            return memory_step(q, k, v, gates, initial, state_names(), state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
@@ -188,10 +206,6 @@ def memory(
         position = state["position"]
     layout = plan_layout(time, position, reset, valid)
     eta = gates["eta"]
-    if IMPLICIT:
-        eta = eta / (1.0 + eta * k.square().sum(-1))
-    if ASCENT:
-        eta = -eta
     one = eta
     if STEPS > 1:
         one = eta[..., 0]
@@ -206,10 +220,7 @@ def memory(
     if MOMENTUM:
         tokens.append(gates["log_mu"])
     if DECOUPLED:
-        erase = gates["erase"]
-        if ASCENT:
-            erase = -erase
-        tokens.append(erase)
+        tokens.append(gates["erase"])
     if SPAN > 1:
         tokens.append(gates["gamma"])
     tokens = [to_slots(x.to(kind), layout).transpose(1, 2) for x in tokens]
@@ -217,10 +228,7 @@ def memory(
     sizes = (len(carry), len(tokens), len(first), len(norm))
     with torch.autocast(q.device.type, enabled=False):
         if DERIVED:
-            if time == 1 and not torch.is_grad_enabled():
-                y, *carry = walk_step(layout, carry, tokens, first, norm)
-            else:
-                y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
+            y, *carry = Walk.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
         else:
             y, *carry = Recurrence.apply(layout, sizes, *carry, *tokens, *first, *norm)  # type: ignore[no-untyped-call]
     out = dict(zip(state_names(), carry, strict=True))

@@ -12,6 +12,8 @@ TRITON = False
 """There are kernels for this design."""
 DERIVED = True
 """The backward of a chunk is written out for this design."""
+STEPPED = True
+"""Single tokens take a path of their own."""
 TILE = 131072
 """Numbers in the largest activation of a group of rows: what stays in a core's cache."""
 

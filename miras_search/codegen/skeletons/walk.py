@@ -116,28 +116,6 @@ def folded(norm: list[Tensor], rows: slice) -> list[Tensor]:
     return [x.expand(rows.stop - rows.start, *x.shape).flatten(0, 1) for x in norm]
 
 
-def walk_step(
-    layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
-) -> list[Tensor]:
-    """One token of decoding, from carry to `[y, *carry]`: no gradient, and what does not change is passed on, not copied."""
-    opened = carry
-    if CHUNKED or layout.fresh is not None:
-        opens = None if layout.opens is None else layout.opens[:, 0]
-        if layout.fresh is None and opens is not None and bool(opens.all()):
-            opens = None
-        if layout.fresh is not None or opens is None or bool(opens.any()):
-            opened = open_chunk(carry, initial, opens, None if layout.fresh is None else layout.fresh[:, 0])
-    every, span = slice(0, tokens[0].shape[0]), Span(0, 1, tokens[0].shape[2])
-    parts = [blocks(x, span) for x in tokens]
-    products = [x[0] for x in span_gates(layout, every, parts, span)]
-    moving = 2 * LAYERS if MOMENTUM else LAYERS
-    into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in opened[:moving]]
-    flat = [x.flatten(0, 1) for x in into]
-    now = [parts[0][0], parts[1][0], parts[2][0], parts[5][0][..., None]]
-    y = forward_chunk(*opened_parts(opened), now, products, folded(norm, every), flat)
-    return [y.view(*tokens[0].shape[:3], -1), *into, *opened[moving:]]
-
-
 class Walk(torch.autograd.Function):
     """All chunks; the arguments of `Recurrence`."""
 
