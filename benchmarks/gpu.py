@@ -29,7 +29,7 @@ from miras_search import named, op
 from miras_search.candidate import layer_flops
 
 DESIGNS = (
-    "linear-attention", "retnet", "mamba2", "deltanet", "gated-deltanet", "longhorn",
+    "linear-attention", "retnet", "mamba2", "deltanet", "gated-deltanet", "longhorn", "gla", "rwkv7",
     "ttt-linear", "ttt-mlp", "yaad", "titans-lmm", "moneta-r", "moneta", "memora-r", "memora",
 )  # fmt: skip
 BODIES = ("forward_chunk", "backward_chunk", "run_chunk")
@@ -120,9 +120,13 @@ def inputs(module: Any, length: int, s: Setting) -> tuple[list[Tensor], dict[str
         return torch.randn(*sizes, device=s.device, generator=source)
 
     q, k = (F.normalize(draw(*shape, s.dim), dim=-1) for _ in range(2))
+    # As many numbers a token as the design has: one, or one a key channel.
+    kinds = (module.DESIGN["retention"].get("gate"), module.DESIGN["algorithm"].get("strengths"))
+    decays, erases = ([s.dim] if kind == "channel" else [] for kind in kinds)
     gates = {
         "eta": 0.1 * draw(*shape).sigmoid(),
-        "log_alpha": F.logsigmoid(4.0 + draw(*shape)),
+        "log_alpha": F.logsigmoid(4.0 + draw(*shape, *decays)),
+        "erase": draw(*shape, *erases).sigmoid(),
         "log_mu": F.logsigmoid(draw(*shape)),
         "delta": s.dim**0.5 * draw(*shape).exp(),
     }
@@ -198,6 +202,16 @@ def others(
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         return lambda: chunk_gated_delta_rule(q, k, v, alpha, beta)
+    if name == "gla":
+        from fla.ops.gla import chunk_gla
+
+        return lambda: chunk_gla(q, k, v, alpha)
+    if name == "rwkv7":
+        from fla.ops.generalized_delta_rule import chunk_dplr_delta_rule
+
+        # S <- S Diag(alpha) + (S a) b' + v k': a is what the error is read at, b where it is written.
+        erase = gates["erase"].detach().to(q.dtype).requires_grad_()
+        return lambda: chunk_dplr_delta_rule(q, beta[..., None] * k, v, -k, erase * k, alpha.to(q.dtype))
     return None
 
 

@@ -868,6 +868,34 @@ if triton is not None:
         return getattr(namespace, name).default
 
 
+def plan_tiles(k: Tensor, span: int, reset: Tensor | None, valid: Tensor | None) -> tuple[Layout | None, int, Tensor]:
+    """The grid of a call on keys `[B, T, H, K]`: its layout, tokens a tile, and `[N, P]` int32, 1 where a document starts.
+
+    Without masks the tiles have `span` tokens and no layout; else a document starts a tile of the layout's grid.
+    """
+    batch, time, heads = k.shape[:3]
+    if reset is None and valid is None:
+        return None, span, torch.zeros(-(-time // span), batch * heads, dtype=torch.int32, device=k.device)
+    layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=k.device), reset, valid)
+    marks = torch.zeros(layout.chunks, batch, dtype=torch.int32, device=k.device)
+    if layout.fresh is not None:
+        marks += layout.fresh.mT
+    return layout, CHUNK, marks.repeat_interleave(heads, 1)
+
+
+def to_tiles(x: Tensor, layout: Layout | None, tiles: int, span: int) -> Tensor:
+    """`[B, T, H, ...]` -> `[N, P, C, ...]`."""
+    return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+
+
+def from_tiles(z: Tensor, like: Tensor, layout: Layout | None, valid: Tensor | None) -> Tensor:
+    """`[N, P, C, V]` -> `[B, T, H, V]`, in the sizes and the type of `like`."""
+    batch, time, heads = like.shape[:3]
+    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
+    return y.to(like.dtype)
+
+
 def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
     """`[B, S, H, ...]` -> `[N, P, C, ...]` with P = B * H, and empty slots at the end."""
     missing = chunks * span - x.shape[1]
@@ -1162,21 +1190,11 @@ def delta_call(
     valid: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """In float32: what gates make of a tile, the kernels, and the answers in their places."""
-    batch, time, heads = k.shape[:3]
-    layout = None
-    span = free_tile(k)
-    tiles = -(-time // span)
-    marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
-    if reset is not None or valid is not None:
-        # A document starts a tile of the grid.
-        layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=q.device), reset, valid)
-        span, tiles = CHUNK, layout.chunks
-        marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
-        if layout.fresh is not None:
-            marks += layout.fresh.mT
+    batch, heads = k.shape[0], k.shape[2]
+    layout, span, marks = plan_tiles(k, free_tile(k), reset, valid)
 
     def arrange(x: Tensor) -> Tensor:
-        return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+        return to_tiles(x, layout, marks.shape[0], span)
 
     query, key, value = arrange(q), arrange(k), arrange(v).float()
     eta = arrange(gates["eta"].float())
@@ -1194,11 +1212,9 @@ def delta_call(
     fade, total = (l[..., -1:] - l).exp(), l[..., -1].exp()
     first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
     carry = first if state is None else state["state_0"].float().flatten(0, 1)
-    tokens = [query, key, base, erased, strength, asked.exp(), fade, total, marks.repeat_interleave(heads, 1)]
+    tokens = [query, key, base, erased, strength, asked.exp(), fade, total, marks]
     z, final, _, _ = DELTA(tokens, carry, first)
-    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, : tiles * span]
-    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
-    return y.to(v.dtype), {"state_0": final.unflatten(0, (batch, heads))}
+    return from_tiles(z, v, layout, valid), {"state_0": final.unflatten(0, (batch, heads))}
 
 
 def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:

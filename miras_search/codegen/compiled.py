@@ -82,17 +82,20 @@ def _recorded(module: ModuleType, arch: int) -> list[tuple[Any, tuple[Any, ...],
     def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         seen.append((self, arguments, options))
 
-    heads, chunks = 2, 2
-    time = chunks * min(64, module.CHUNK)
+    heads, time = 2, 128
     q, k, v = (torch.zeros(1, time, heads, DIM, dtype=DTYPE, requires_grad=True) for _ in range(3))
-    gates = {name: torch.zeros(1, time, heads, requires_grad=True) for name in GATES}
+    wide = {"log_alpha": module.DESIGN["retention"].get("gate") == "channel"}
+    wide["erase"] = module.DESIGN["algorithm"].get("strengths") == "channel"
+    gates = {
+        name: torch.zeros(1, time, heads, *([DIM] if wide.get(name) else []), requires_grad=True) for name in GATES
+    }
     initial = {
         f"state_{i}": torch.zeros(heads, out, inner, requires_grad=True)
         for i, (out, inner) in enumerate(module.weight_shapes(DIM))
     }
     if module.DESIGN["memory"].get("norm"):
         initial |= {name: torch.zeros(heads, DIM, requires_grad=True) for name in ("norm_weight", "norm_bias")}
-    family = next(n for n in ("triton_linear", "triton_dense", "triton_delta") if hasattr(module, n))
+    family = next(n for n in ("triton_linear", "triton_dense", "triton_delta", "triton_channels") if hasattr(module, n))
     major: Any = getattr(module, "device_major", None)
     run, JITFunction.run = JITFunction.run, record
     vars(module)["device_major"] = lambda _: arch // 10

@@ -26,6 +26,8 @@ KERNELS = (
     "triton_dense_state",
     "triton_dense",
     "triton_delta",
+    "triton_decay",
+    "triton_channels",
     "triton_paths",
     "triton_check",
 )

@@ -46,10 +46,13 @@ def has_kernels(design: Design) -> str:
 
     linear: a matrix with identity mirror map and scalar gate or none, gradients frozen for a chunk, exact reads.
     delta: the online delta rule with scalar gate or none, in either order, with tied, decoupled or implicit strengths.
+    channels: both with a gate for every key channel; the delta rule that erases by channels, whatever its gate.
     dense: one or two layers with or without offset, any dual mirror map without one, momentum, exact or lagged reads.
     """
     if why_no_kernels(design):
         return ""
+    if design.retention.gated == "channel" or design.algorithm.erases_channels:
+        return "channels"
     if design.algorithm.online:
         return "delta"
     plain = design.memory.linear and design.retention.linear and not design.algorithm.momentum
@@ -63,12 +66,15 @@ def why_no_kernels(design: Design) -> str:
         return "the memory is a cache"
     if algorithm.least_squares:
         return "the memory is the solution of a regression"
-    if retention.gated not in ("none", "scalar"):
+    channels = retention.gated == "channel"
+    if retention.gated not in ("none", "scalar") and not channels:
         return f"a {retention.gated} gate"
     if retention.klass != "dual":
         return f"a {retention.klass} gate"
     if memory.diagonal:
         return "the memory is diagonal"
+    if channels and not (memory.linear and retention.linear and not algorithm.momentum):
+        return "a channel gate on other than a matrix with identity mirror map and without momentum"
     if algorithm.steps_ > 1:
         return f"{algorithm.steps_} steps a token"
     if algorithm.online:
@@ -84,7 +90,7 @@ def why_no_kernels(design: Design) -> str:
         "only the last layer is written": algorithm.last_only,
         f"a loss over {design.bias.window} tokens": design.bias.window > 1,
         "reads are stale": algorithm.read_ == "stale",
-        "reads come before the write": algorithm.read_first,
+        "reads come before the write": algorithm.read_first and not channels,
         "the activation has no second derivative here": memory.depth_ > 1 and not hasattr(memory, "activate_curve"),
         f"an expansion to {hidden // 16} times the width, no power of two": bool(hidden & (hidden - 1)),
     }

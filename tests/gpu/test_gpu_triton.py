@@ -67,11 +67,13 @@ def inputs(chosen: Design, batch: int, time: int, heads: int, k: int, v: int) ->
     if chosen.memory.normalised:
         out |= {"norm_weight": 1.0 + 0.1 * normal(heads, v), "norm_bias": 0.1 * normal(heads, v)}
     if chosen.algorithm.decoupled:
-        out["erase"] = 0.5 * normal(batch, time, heads).sigmoid()
+        wide = [k] if chosen.algorithm.erases_channels else []
+        out["erase"] = 0.5 * normal(batch, time, heads, *wide).sigmoid()
     if chosen.algorithm.momentum:
         out["log_mu"] = torch.nn.functional.logsigmoid(normal(batch, time, heads))
     if chosen.retention.gated != "none":
-        out["log_alpha"] = torch.nn.functional.logsigmoid(3.0 + normal(batch, time, heads))
+        wide = [k] if chosen.retention.gated == "channel" else []
+        out["log_alpha"] = torch.nn.functional.logsigmoid(3.0 + normal(batch, time, heads, *wide))
     if chosen.bias.thresholded:
         out["delta"] = (v**0.5 if chosen.bias.of_norm else 1.0) * normal(batch, time, heads).mul(0.5).exp()
     return out
@@ -168,6 +170,21 @@ def test_shapes(k: int, v: int, chunk: int) -> None:
     check(chosen, torch.bfloat16, inputs(chosen, 1, 130, 2, k, v))
 
 
+@pytest.mark.parametrize(("k", "v"), [(16, 32), (32, 16), (64, 128), (128, 64), (128, 128)])
+@pytest.mark.parametrize("name", ["gla", "rwkv7", "channels, l2 in chunks of 40"])
+def test_shapes_of_channels(name: str, k: int, v: int) -> None:
+    check(DESIGNS[name], torch.bfloat16, inputs(DESIGNS[name], 1, 130, 2, k, v))
+
+
+@pytest.mark.parametrize("name", ["gla", "rwkv7"])
+def test_strong_decays_of_channels(name: str) -> None:
+    """A log decay of -20 a token on a third of the channels: -400 in a tile, of which no exponential may be taken alone."""
+    values = inputs(DESIGNS[name], 1, 130, 2, 64, 64)
+    some = torch.rand(values["log_alpha"].shape, generator=torch.Generator("cuda").manual_seed(3), device="cuda") < 0.3
+    for dtype in (torch.float32, torch.bfloat16):
+        check(DESIGNS[name], dtype, values | {"log_alpha": torch.where(some, -20.0, values["log_alpha"])})
+
+
 @pytest.mark.parametrize("name", DESIGNS)
 def test_two_runs_give_the_same_bits(name: str) -> None:
     chosen = DESIGNS[name]
@@ -181,7 +198,7 @@ def test_two_runs_give_the_same_bits(name: str) -> None:
 
 TRAINED = (
     "dot", "lp potential, cap", "huber mixture", "yaad", "moneta-r", "memora-r", "titans-lmm", "ttt-mlp",
-    "gated delta rule",
+    "gated delta rule", "gla", "rwkv7",
 )  # fmt: skip
 
 
@@ -226,7 +243,7 @@ def test_bfloat16_trains_as_float32_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-@pytest.mark.parametrize("name", ["retnet", "gated_deltanet", "yaad", "memora_r"])
+@pytest.mark.parametrize("name", ["retnet", "gated_deltanet", "gla", "rwkv7", "yaad", "memora_r"])
 def test_the_sanitizer_finds_nothing(tool: str, name: str) -> None:
     """Races between a program's warps, and places outside of tensors, in the kernels as `kernels/NAME.py` calls them."""
     command = shutil.which("compute-sanitizer")

@@ -40,6 +40,24 @@ DELTA = {
     "implicit, ascent": design(L2(), algorithm=Implicit(sign="ascent")),
 }
 
+CHANNEL = L2Retention(gate="channel")
+ERASING = ONLINE.model_copy(update={"strengths": "channel"})
+CHANNELS = {name: NAMED[name].design for name in ("gla", "rwkv7")} | {
+    "channels, l2 in chunks of 40": design(L2(), CHANNEL, GradientDescent(chunk=40)),
+    "channels, dot, read first": design(Dot(), CHANNEL, GradientDescent(read_order="read_first")),
+    "channels, huber norm, ascent": design(Huber(form="norm"), CHANNEL, GradientDescent(chunk=12, sign="ascent")),
+    "channels, delta rule": design(L2(), CHANNEL, ONLINE),
+    "channels, decay first": design(L2(), CHANNEL, ONLINE.model_copy(update={"order": "decay_first"})),
+    "channels, decoupled, read first": design(
+        L2(), CHANNEL, ONLINE.model_copy(update={"strengths": "decoupled", "read_order": "read_first"})
+    ),
+    "channels, implicit": design(L2(), CHANNEL, Implicit()),
+    "erasing channels, scalar gate, decay first": design(
+        L2(), algorithm=ERASING.model_copy(update={"order": "decay_first", "sign": "ascent"})
+    ),
+    "erasing channels, no gate": design(L2(), NoRetention(), ERASING),
+}
+
 PUBLISHED = ("yaad", "titans-lmm", "moneta", "memora", "moneta-r", "yaad-r", "memora-r", "ttt-linear", "ttt-mlp")
 DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
     "one layer, l1.5": design(Lp(p=1.5), memory=Mlp(layers=1)),
@@ -62,8 +80,8 @@ DENSE = {name: NAMED[name].design for name in PUBLISHED} | {
     "matrix, mean of l4": design(L2(), Lq(q=4.0, map="mirror", norm="mean")),
     "matrix, lagged l3, momentum": design(L2(), Lq(q=3.0, norm="mean"), Momentum(read="lagged")),
 }
-FAMILIES = {"linear": LINEAR, "delta": DELTA, "dense": DENSE}
-DESIGNS = LINEAR | DELTA | DENSE
+FAMILIES = {"linear": LINEAR, "delta": DELTA, "channels": CHANNELS, "dense": DENSE}
+DESIGNS = LINEAR | DELTA | CHANNELS | DENSE
 COMPILED = (
     "dot",
     "l2 in chunks of 12, ascent",
@@ -72,6 +90,10 @@ COMPILED = (
     "robust",
     "gated delta rule",
     "decoupled, read first",
+    "gla",
+    "rwkv7",
+    "channels, huber norm, ascent",
+    "channels, decay first",
     "yaad",
     "moneta-r",
     "matrix, softmax",

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 warnings.simplefilter("error")
 
 import torch  # noqa: E402
-from designs import DELTA, DENSE, DESIGNS, LINEAR, design  # noqa: E402
+from designs import CHANNELS, DELTA, DENSE, DESIGNS, LINEAR, design  # noqa: E402
 
 from miras_search import reference  # noqa: E402
 from miras_search.bias import Lp  # noqa: E402
@@ -83,14 +83,16 @@ def inputs(chosen, time=21, batch=1, heads=1, seed=0):
     step = (0.5 if chosen.memory.linear else 0.1) * (0.2 if chosen.bias.superlinear else 1.0)
     gates = {"eta": step * normal(batch, time, heads).sigmoid()}
     if chosen.retention.gated != "none":
-        gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + normal(batch, time, heads))
+        wide = [key] if chosen.retention.gated == "channel" else []
+        gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + normal(batch, time, heads, *wide))
     if chosen.bias.thresholded:
         scale = value**0.5 if chosen.bias.of_norm else 1.0
         gates["delta"] = scale * normal(batch, time, heads).mul(0.5).exp()
     if chosen.algorithm.momentum:
         gates["log_mu"] = torch.nn.functional.logsigmoid(normal(batch, time, heads))
     if chosen.algorithm.decoupled:
-        gates["erase"] = 0.5 * normal(batch, time, heads).sigmoid()
+        wide = [key] if chosen.algorithm.erases_channels else []
+        gates["erase"] = 0.5 * normal(batch, time, heads, *wide).sigmoid()
     shapes = chosen.memory.weights(key, value)
     initial = {f"state_{i}": chosen.retention.initial(Xp, normal(heads, *shape)) for i, shape in enumerate(shapes)}
     if chosen.memory.normalised:
@@ -125,10 +127,10 @@ def deviations(found, exact):
     return {name: float((found[name].double() - x).norm() / x.norm().clamp_min(1e-30)) for name, x in exact.items()}
 
 
-def accuracy(chosen, module, given=None, **shape):
+def accuracy(chosen, module, given=None, leaves=None, **shape):
     """Deviations of the kernels, and of the reference in float32, from the reference in float64, at the same inputs."""
     chosen, given = chosen.canonical(), given or {}
-    leaves = inputs(chosen, **shape)
+    leaves = leaves or inputs(chosen, **shape)
 
     def slow(q, k, v, gates, initial, state, **masks):
         return reference.run(chosen, q, k, v, gates, state, initial=initial, **masks)
@@ -142,8 +144,9 @@ def study(name):
     """All that is asked of one design: without masks as it stands, with masks in segments of one chunk and small tiles."""
     chosen = DESIGNS[name]
     module = load(name, emit(chosen))
-    # Of the delta rule two tiles, which are larger than chunks.
-    shape = {"batch": 2, "heads": 2, "time": 37} if name == "huber norm" else {"time": 70 if name in DELTA else 21}
+    # Of the delta rule and of GLA two tiles, which are larger than chunks; of gates of channels some blocks of a tile.
+    time = 70 if name in DELTA or name == "gla" else 37 if name in CHANNELS or name == "huber norm" else 21
+    shape = {"batch": 2, "heads": 2, "time": time} if name == "huber norm" else {"time": time}
     own, plain, fast, leaves = accuracy(chosen, module, **shape)
     out = {"accuracy": own, "float32": plain, "paths": dict(module.PATHS)}
     bare = outcome(unlinked(chosen).memory, leaves)
@@ -190,6 +193,15 @@ def continued(chosen, module):
     return {"deviation": float((torch.cat(parts, 1) - whole).norm() / whole.norm()), "paths": dict(module.PATHS)}
 
 
+def strong(chosen, module, share):
+    """At a log decay of -20 on a share of all tokens and channels: a tile's is far below what exp takes."""
+    leaves = inputs(chosen, time=40)
+    decay = leaves["log_alpha"]
+    some = torch.rand(decay.shape, generator=torch.Generator().manual_seed(2)) < share
+    leaves["log_alpha"] = torch.where(some, -20.0, decay)
+    return accuracy(chosen, module, leaves=leaves)[:2]
+
+
 def opcheck(module, name, chosen):
     """An operator on the arguments with which `memory` calls it."""
     seen = []
@@ -228,8 +240,14 @@ def checks():
     gated = DELTA["gated delta rule"]
     modules = {"linear": (huber, module), "delta": (gated, load("gated", emit(gated)))}
     modules["dense"] = (moving, load("moving", emit(moving)))
+    erasing = CHANNELS["rwkv7"].canonical()
+    modules["channels"] = (erasing, load("erasing", emit(erasing)))
     out["continued"] = {name: continued(*pair) for name, pair in modules.items()}
     out["opcheck"] = {name: opcheck(module, name.upper(), chosen) for name, (chosen, module) in modules.items()}
+    out["opcheck"]["decayed"] = opcheck(modules["channels"][1], "DECAYED", erasing)
+    gla = CHANNELS["gla"].canonical()
+    out["strong"] = {"everywhere": strong(*modules["channels"], 1.0)}
+    out["strong"]["in places"] = strong(gla, load("accumulating", emit(gla)), 0.3)
     return out
 
 

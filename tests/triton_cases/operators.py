@@ -17,7 +17,7 @@ warnings.simplefilter("error")
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from designs import DELTA, DENSE, LINEAR  # noqa: E402
+from designs import CHANNELS, DELTA, DENSE, LINEAR  # noqa: E402
 from torch._dynamo.backends.debugging import aot_eager  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -28,6 +28,7 @@ CASES = {
     "linear": LINEAR["huber norm"],
     "delta": DELTA["gated delta rule"],
     "dense": DENSE["matrix, momentum, ascent"],
+    "channels": CHANNELS["gla"],
 }
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-FILES = ("linear_attention", "gated_deltanet", "yaad", "moneta")
+FILES = ("linear_attention", "gated_deltanet", "rwkv7", "yaad", "moneta")
 BESIDE = {"3.6.0": ("numpy<2.4",), "3.7.1": (), "3.9.0": ()}
 """Versions, and what each wants beside it: the interpreter of 3.6.0 makes numbers of arrays as NumPy did before 2.4."""
 

@@ -31,6 +31,7 @@ from miras_search.codegen.skeletons.slots import (
     TRITON,
 )
 from miras_search.codegen.skeletons.step import memory_step, steps_alone
+from miras_search.codegen.skeletons.triton_channels import triton_channels
 from miras_search.codegen.skeletons.triton_delta import triton_delta
 from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
@@ -188,6 +189,8 @@ def memory(
                 y, out = triton_linear(query, key, value, gates, initial, state, reset, valid)
             elif KERNELS == "delta":
                 y, out = triton_delta(query, key, value, gates, initial, state, reset, valid)
+            elif KERNELS == "channels":
+                y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
             else:
                 y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
             return y.to(v.dtype), out

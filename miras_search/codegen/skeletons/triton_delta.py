@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import lower_decay
-from miras_search.codegen.skeletons.layout import plan_layout, to_slots, to_tokens
-from miras_search.codegen.skeletons.slots import ASCENT, CHUNK, DECAY_FIRST, DECOUPLED, IMPLICIT, READ_FIRST
-from miras_search.codegen.skeletons.triton_tiles import to_chunks
+from miras_search.codegen.skeletons.slots import ASCENT, DECAY_FIRST, DECOUPLED, IMPLICIT, READ_FIRST
+from miras_search.codegen.skeletons.triton_tiles import from_tiles, plan_tiles, to_tiles
 
 try:
     import triton
@@ -237,21 +236,11 @@ def delta_call(
     valid: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """In float32: what gates make of a tile, the kernels, and the answers in their places."""
-    batch, time, heads = k.shape[:3]
-    layout = None
-    span = free_tile(k)
-    tiles = -(-time // span)
-    marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
-    if reset is not None or valid is not None:
-        # A document starts a tile of the grid.
-        layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=q.device), reset, valid)
-        span, tiles = CHUNK, layout.chunks
-        marks = torch.zeros(tiles, batch, dtype=torch.int32, device=q.device)
-        if layout.fresh is not None:
-            marks += layout.fresh.mT
+    batch, heads = k.shape[0], k.shape[2]
+    layout, span, marks = plan_tiles(k, free_tile(k), reset, valid)
 
     def arrange(x: Tensor) -> Tensor:
-        return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+        return to_tiles(x, layout, marks.shape[0], span)
 
     query, key, value = arrange(q), arrange(k), arrange(v).float()
     eta = arrange(gates["eta"].float())
@@ -285,8 +274,6 @@ def delta_call(
     fade, total = (l[..., -1:] - l).exp(), l[..., -1].exp()
     first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
     carry = first if state is None else state["state_0"].float().flatten(0, 1)
-    tokens = [query, key, base, erased, strength, asked.exp(), fade, total, marks.repeat_interleave(heads, 1)]
+    tokens = [query, key, base, erased, strength, asked.exp(), fade, total, marks]
     z, final, _, _ = DELTA(tokens, carry, first)
-    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, : tiles * span]
-    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
-    return y.to(v.dtype), {"state_0": final.unflatten(0, (batch, heads))}
+    return from_tiles(z, v, layout, valid), {"state_0": final.unflatten(0, (batch, heads))}

@@ -8,6 +8,8 @@ weights `[matrices, OUT, IN]`.
 import torch
 from torch import Tensor
 
+from miras_search.codegen.skeletons.layout import Layout, plan_layout, to_slots, to_tokens
+from miras_search.codegen.skeletons.slots import CHUNK
 from miras_search.codegen.skeletons.triton_slots import STRUCTURE
 
 try:
@@ -127,6 +129,34 @@ if triton is not None:
             if autograd is not None:
                 made.register_autograd(autograd, setup_context=setup)
         return getattr(namespace, name).default
+
+
+def plan_tiles(k: Tensor, span: int, reset: Tensor | None, valid: Tensor | None) -> tuple[Layout | None, int, Tensor]:
+    """The grid of a call on keys `[B, T, H, K]`: its layout, tokens a tile, and `[N, P]` int32, 1 where a document starts.
+
+    Without masks the tiles have `span` tokens and no layout; else a document starts a tile of the layout's grid.
+    """
+    batch, time, heads = k.shape[:3]
+    if reset is None and valid is None:
+        return None, span, torch.zeros(-(-time // span), batch * heads, dtype=torch.int32, device=k.device)
+    layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=k.device), reset, valid)
+    marks = torch.zeros(layout.chunks, batch, dtype=torch.int32, device=k.device)
+    if layout.fresh is not None:
+        marks += layout.fresh.mT
+    return layout, CHUNK, marks.repeat_interleave(heads, 1)
+
+
+def to_tiles(x: Tensor, layout: Layout | None, tiles: int, span: int) -> Tensor:
+    """`[B, T, H, ...]` -> `[N, P, C, ...]`."""
+    return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+
+
+def from_tiles(z: Tensor, like: Tensor, layout: Layout | None, valid: Tensor | None) -> Tensor:
+    """`[N, P, C, V]` -> `[B, T, H, V]`, in the sizes and the type of `like`."""
+    batch, time, heads = like.shape[:3]
+    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
+    return y.to(like.dtype)
 
 
 def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
