@@ -149,8 +149,23 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, most: int) -> list[Span]:
+    """The chunks of a sequence: full ones, at most so many together, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def split_groups(flat: Any, sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """The flat arguments, in their groups."""
     groups, start = [], 0
     for size in sizes:
         groups.append(list(flat[start : start + size]))
@@ -375,14 +390,25 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     return [y, *states, *momenta, *rest]
 
 
+def together(tokens: list[Tensor]) -> list[Span]:
+    """The chunks of a call, as many at once as their way through the memory allows."""
+    return spans(tokens[0].shape[2], 1)
+
+
 def advance(
-    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+    span: Span, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
-    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
+    """From `carry` and the tokens of a span to `[y, *carry]`."""
+    n = span.first
     opens = None if layout.opens is None else layout.opens[:, n]
     fresh = None if layout.fresh is None else layout.fresh[:, n]
     filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
     return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+
+
+def window(x: Tensor, span: Span) -> Tensor:
+    """The tokens of a span."""
+    return x.narrow(2, span.first * CHUNK, span.chunks * span.length)
 
 
 class Recurrence(torch.autograd.Function):
@@ -393,10 +419,9 @@ class Recurrence(torch.autograd.Function):
         """Run the chunks and keep the carry at the start of each."""
         carry, tokens, initial, norm = split_groups(flat, sizes)
         starts, ys = [], []
-        for n in range(layout.chunks):
+        for span in together(tokens):
             starts += carry
-            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
-            y, *carry = advance(n, layout, carry, part, initial, norm)
+            y, *carry = advance(span, layout, carry, [window(x, span) for x in tokens], initial, norm)
             ys.append(y)
         ctx.layout, ctx.sizes = layout, sizes
         ctx.save_for_backward(*starts, *flat[sizes[0] :])
@@ -408,24 +433,23 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
         layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
-        cut = layout.chunks * sizes[0]
-        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        shared = sizes[1] + sizes[2] + sizes[3]
+        tokens, initial, norm = split_groups(saved[-shared:], sizes[1:])
         dtokens = [torch.zeros_like(x) for x in tokens]
         dshared = [torch.zeros_like(x) for x in initial + norm]
-        for n in range(layout.chunks - 1, -1, -1):
-            window = slice(n * CHUNK, (n + 1) * CHUNK)
+        for n, span in reversed(list(enumerate(together(tokens)))):
             leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
-            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
+            leaves += [window(x.detach(), span) for x in tokens] + [x.detach() for x in initial + norm]
             leaves = [x.requires_grad_() for x in leaves]
             with torch.enable_grad():
                 carry, part, first, affine = split_groups(leaves, sizes)
-                out = advance(n, layout, carry, part, first, affine)
-            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
+                out = advance(span, layout, carry, part, first, affine)
+            pairs = [(o, d) for o, d in zip(out, (window(dy, span), *dcarry), strict=True) if o.requires_grad]
             grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
             filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
             dcarry = tuple(filled[: sizes[0]])
             for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
-                d[:, :, window] = g
+                window(d, span).copy_(g)
             for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
                 d += g
         return (None, None, *dcarry, *dtokens, *dshared)

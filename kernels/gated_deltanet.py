@@ -156,8 +156,30 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, most: int) -> list[Span]:
+    """The chunks of a sequence: full ones, at most so many together, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def split_groups(flat: Any, sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """The flat arguments, in their groups."""
     groups, start = [], 0
     for size in sizes:
         groups.append(list(flat[start : start + size]))
@@ -173,6 +195,27 @@ def full_precision(backward: Callable[..., tuple[Any, ...]]) -> Any:
             return backward(ctx, dy, *rest)
 
     return run
+
+
+def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
+    gap = late[..., :, None] - early[..., None, :]
+    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
+
+
+def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """x_t . y_i times the decay between them, `[..., C, C]`; with a gate of key channels every channel decays by its own.
+
+    Then tiles are halved: between the halves the decay goes over the end b of the early one, exp(late_t - b) exp(b - early_i), of
+    which neither exceeds one; what lies within a half is halved again.
+    """
+    return (x @ y.mT) * lower_decay(late, early, strict)
+
+
+def per_channel(l: Tensor) -> Tensor:
+    """A cumulated log decay, to be multiplied on keys: one number a token, or one a channel."""
+    l = l[..., None]
+    return l
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -203,89 +246,126 @@ def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     return head(outs[-1], x, norm)
 
 
-def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
-    gap = late[..., :, None] - early[..., None, :]
-    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
+class Affine(torch.autograd.Function):
+    """The walk over the states of N tiles: u = base - seen S',  S_next = total * S + added + u' keys.
+
+    Forward keeps the states at tile starts, backward walks from the last to the first with one product more than it writes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        start: Tensor,
+        first: Tensor,
+        fresh: Tensor | None,
+        total: Tensor,
+        added: Tensor | None,
+        *online: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Args: start and first `[G, V, K]`; fresh `[N, G]`, a document starts; online: base, seen, keys `[N, G, C, dim]`.
+
+        Returns:
+            the states at tile starts, the writes u (empty without them), and the state at the end.
+        """
+        tiles = total.shape[0]
+        states = start.new_empty(tiles, *start.shape)
+        writes = start.new_empty(0)
+        base, seen, keys = online
+        writes = torch.empty_like(base)
+        state = start
+        for n in range(tiles):
+            if fresh is not None:
+                state = torch.where(fresh[n].view(-1, *[1] * (start.ndim - 1)), first, state)
+            states[n] = state
+            after = state * total[n]
+            if added is not None:
+                after += added[n]
+            u = torch.sub(base[n], seen[n] @ state.mT, out=writes[n])
+            after += u.mT @ keys[n]
+            state = after
+        ctx.fresh, ctx.added = fresh, added is not None
+        ctx.save_for_backward(states, writes, total, *online)
+        return states, writes, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dstates: Tensor, dwrites: Tensor, dend: Tensor) -> tuple[Any, ...]:
+        """`d` is the gradient of the state after the tile; what it says to each input is made for all tiles at once."""
+        states, writes, total, *online = ctx.saved_tensors
+        d, dfirst, after = dend, torch.zeros_like(dend), torch.empty_like(states)
+        _, seen, keys = online
+        dbase = dwrites.clone()
+        for n in range(states.shape[0] - 1, -1, -1):
+            after[n] = d
+            before = dstates[n] + d * total[n]
+            dbase[n] += keys[n] @ d.mT
+            before -= dbase[n].mT @ seen[n]
+            d = before
+            if ctx.fresh is not None:
+                mask = ctx.fresh[n].view(-1, *[1] * (d.ndim - 1))
+                dfirst = dfirst + torch.where(mask, d, 0.0)
+                d = torch.where(mask, 0.0, d)
+        dtotal = (states * after).sum_to_size(total.shape)
+        dadded = after if ctx.added else None
+        return d, dfirst, None, dtotal, dadded, dbase, -(dbase @ states), writes @ after
 
 
-def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
-    return (x @ y.mT) * lower_decay(late, early, strict)
+def run_tiles(
+    span: Span, state: Tensor, initial: Tensor, fresh: Tensor | None, tokens: list[Tensor], norm: list[Tensor]
+) -> list[Tensor]:
+    """Some tiles, from the state `[B, H, V, K]` and their tokens to `[y, state]`; `fresh`: `[B, N]`, a document starts."""
+    heads = state.shape[1]
+    q, k, v, log_alpha, eta, delta = (blocks(x, span) for x in tokens[:6])
+    start, first = state.flatten(0, 1), initial.flatten(0, 1)
+    marks = None if fresh is None else fresh.mT.repeat_interleave(heads, 1)
+    erase = eta
+    y, after = online_tiles(start, first, marks, q, k, v, log_alpha, eta, erase)
+    y = y.view(y.shape[0], *state.shape[:2], *y.shape[2:]).movedim(0, 2).flatten(2, 3)
+    return [y, after.view_as(state)]
 
 
-def per_channel(l: Tensor) -> Tensor:
-    """A cumulated log decay, to be multiplied on keys: one number a token, or one a channel."""
-    l = l[..., None]
-    return l
-
-
-def chunk_online(
-    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
+def online_tiles(
+    start: Tensor,
+    first: Tensor,
+    marks: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_alpha: Tensor,
+    eta: Tensor,
+    erase: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form); gated by value channels, each has a system of its own.
+    """The exact delta rule.
 
     W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
-    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
-    an erase strength, W_t = alpha_t W_{t-1} + eta_t v_t k_t' - p_t (erase_t * k_t)', and p_t = W~ k_t solve one.
+    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. With s_t the decay that W~ has seen, the u of a tile solve
+    (1 + erase k k' exp(s_t - l_i)) u = eta v - erase exp(s) k S', unit lower triangular: u = base - seen S'. Where every
+    channel has an erase strength, W_t = alpha_t W_{t-1} + eta_t v_t k_t' + u_t (erase_t * k_t)', and u_t = -W~ k_t solve one.
     """
-    time_axis = -1
-    l = log_alpha.cumsum(time_axis)
+    time = -1
+    l = log_alpha.cumsum(time)
     seen = l
-    held = (k * per_channel(seen).exp()) @ state.mT
-    right = eta[..., None] * v - erase[..., None] * held
-    system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
-    u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     late, gone = l, 0
-    y = (q * per_channel(late).exp()) @ state.mT + decayed_products(q, k, late, l, gone) @ u
-    end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
+    end = l.narrow(time, l.shape[time] - 1, 1)
     fade = per_channel(end - l).exp()
-    new = state * per_channel(end).exp() + u.mT @ (k * fade)
-    return y, new
-
-
-def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
-    """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
-
-    The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
-    """
-    states = carry[:LAYERS]
-    if fresh is not None:
-        mask = fresh[:, None, None, None]
-        states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
-    out = list(states)
-    return out
-
-
-def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], filled: Tensor | None) -> list[Tensor]:
-    """An opened chunk, from carry to `[y, *carry]`.
-
-    `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
-    """
-    q, k, v, log_alpha, eta, delta = tokens[:6]
-    erase = eta
-    return list(chunk_online(carry[0], q, k, v, log_alpha, eta, erase))
+    held = k * per_channel(seen).exp()
+    added: Tensor | None = None
+    erased = k
+    system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
+    right, held = eta[..., None] * v, erase[..., None] * held
+    one = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device).expand_as(system)
+    solve = torch.linalg.solve_triangular(system, one, upper=False, unitriangular=True)
+    total = per_channel(end).exp()
+    affine = (total, added, solve @ right, solve @ held, erased * fade)
+    states, u, after = Affine.apply(start, first, marks, *affine)  # type: ignore[no-untyped-call]
+    y = (q * per_channel(late).exp()) @ states.mT + decayed_products(q, erased, late, l, gone) @ u
+    return y, after
 
 
 def tiles(path: Tensor) -> list[slice]:
     """Tokens in runs whose matrices have about TILE numbers."""
     count, size = path.shape[0] - 1, max(1, 2 * TILE // path[0].numel())
     return [slice(a, min(count, a + size)) for a in range(0, count, size)]
-
-
-class Span(NamedTuple):
-    """Neighbouring chunks of one length."""
-
-    first: int
-    chunks: int
-    length: int
-
-
-def blocks(x: Tensor, span: Span) -> Tensor:
-    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
-    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
-    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
-    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
 
 
 def steps_alone(time: int, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None) -> bool:
@@ -359,14 +439,23 @@ def memory_step(
     return y.reshape(v.shape).to(v.dtype), out
 
 
+def together(tokens: list[Tensor]) -> list[Span]:
+    """The chunks of a call, as many at once as their way through the memory allows."""
+    batch, heads, slots, dim = tokens[0].shape
+    return spans(slots, max(1, TILE // (batch * heads * CHUNK * dim)))
+
+
 def advance(
-    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+    span: Span, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
-    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
-    opens = None if layout.opens is None else layout.opens[:, n]
-    fresh = None if layout.fresh is None else layout.fresh[:, n]
-    filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
-    return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+    """From `carry` and the tokens of a span to `[y, *carry]`."""
+    fresh = None if layout.fresh is None else layout.fresh[:, span.first : span.first + span.chunks]
+    return run_tiles(span._replace(first=0), carry[0], initial[0], fresh, tokens, norm)
+
+
+def window(x: Tensor, span: Span) -> Tensor:
+    """The tokens of a span."""
+    return x.narrow(2, span.first * CHUNK, span.chunks * span.length)
 
 
 class Recurrence(torch.autograd.Function):
@@ -377,10 +466,9 @@ class Recurrence(torch.autograd.Function):
         """Run the chunks and keep the carry at the start of each."""
         carry, tokens, initial, norm = split_groups(flat, sizes)
         starts, ys = [], []
-        for n in range(layout.chunks):
+        for span in together(tokens):
             starts += carry
-            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
-            y, *carry = advance(n, layout, carry, part, initial, norm)
+            y, *carry = advance(span, layout, carry, [window(x, span) for x in tokens], initial, norm)
             ys.append(y)
         ctx.layout, ctx.sizes = layout, sizes
         ctx.save_for_backward(*starts, *flat[sizes[0] :])
@@ -392,24 +480,23 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
         layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
-        cut = layout.chunks * sizes[0]
-        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        shared = sizes[1] + sizes[2] + sizes[3]
+        tokens, initial, norm = split_groups(saved[-shared:], sizes[1:])
         dtokens = [torch.zeros_like(x) for x in tokens]
         dshared = [torch.zeros_like(x) for x in initial + norm]
-        for n in range(layout.chunks - 1, -1, -1):
-            window = slice(n * CHUNK, (n + 1) * CHUNK)
+        for n, span in reversed(list(enumerate(together(tokens)))):
             leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
-            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
+            leaves += [window(x.detach(), span) for x in tokens] + [x.detach() for x in initial + norm]
             leaves = [x.requires_grad_() for x in leaves]
             with torch.enable_grad():
                 carry, part, first, affine = split_groups(leaves, sizes)
-                out = advance(n, layout, carry, part, first, affine)
-            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
+                out = advance(span, layout, carry, part, first, affine)
+            pairs = [(o, d) for o, d in zip(out, (window(dy, span), *dcarry), strict=True) if o.requires_grad]
             grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
             filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
             dcarry = tuple(filled[: sizes[0]])
             for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
-                d[:, :, window] = g
+                window(d, span).copy_(g)
             for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
                 d += g
         return (None, None, *dcarry, *dtokens, *dshared)

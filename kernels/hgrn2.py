@@ -67,7 +67,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output_gate': True,
            'output': 'memory',
            'values': 'own'}}
-CHUNK = 16
+CHUNK = 32
 STRUCTURE = '1dce09c1df3c'
 TILE = 131072
 LAYERS = 1
@@ -157,8 +157,30 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, most: int) -> list[Span]:
+    """The chunks of a sequence: full ones, at most so many together, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def split_groups(flat: Any, sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """The flat arguments, in their groups."""
     groups, start = [], 0
     for size in sizes:
         groups.append(list(flat[start : start + size]))
@@ -174,6 +196,60 @@ def full_precision(backward: Callable[..., tuple[Any, ...]]) -> Any:
             return backward(ctx, dy, *rest)
 
     return run
+
+
+def even_halves(*parts: Tensor) -> list[Tensor]:
+    """Tiles whose length is a power of two, so that they can be halved: the last cumulated decay goes on, all else is zero."""
+    short = -parts[0].shape[-2] % (1 << (parts[0].shape[-2] - 1).bit_length())
+    if not short:
+        return list(parts)
+    *plain, late, early = parts
+    last = early[..., -1:, :].expand(*early.shape[:-2], short, early.shape[-1])
+    padded = [torch.cat([x, x.new_zeros(*x.shape[:-2], short, x.shape[-1])], -2) for x in plain]
+    return [*padded, torch.cat([late, last], -2), torch.cat([early, last], -2)]
+
+
+def halved(x: Tensor, size: int) -> Tensor:
+    """`[..., C, dim]` -> `[..., C / 2 size, 2, size, dim]`."""
+    return x.reshape(*x.shape[:-2], -1, 2, size, x.shape[-1])
+
+
+def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """x_t . y_i times the decay between them, `[..., C, C]`; with a gate of key channels every channel decays by its own.
+
+    Then tiles are halved: between the halves the decay goes over the end b of the early one, exp(late_t - b) exp(b - early_i), of
+    which neither exceeds one; what lies within a half is halved again.
+    """
+    count = x.shape[-2]
+    x, y, late, early = even_halves(x, y, late, early)
+    found = (x * y).sum(-1).expand(late.shape[:-1])[..., None, None]
+    if strict:
+        found = torch.zeros_like(found)
+    size = 1
+    while size < count:
+        xs, ys, ts, es = (halved(z, size) for z in (x, y, late, early))
+        end = es[..., 0, -1:, :]
+        cross = (xs[..., 1, :, :] * (ts[..., 1, :, :] - end).exp()) @ (
+            ys[..., 0, :, :] * (end - es[..., 0, :, :]).exp()
+        ).mT
+        pairs = found.reshape(*found.shape[:-3], -1, 2, size, size)
+        first, second = pairs[..., 0, :, :], pairs[..., 1, :, :]
+        found = torch.cat([torch.cat([first, torch.zeros_like(cross)], -1), torch.cat([cross, second], -1)], -2)
+        size *= 2
+    return found[..., 0, :count, :count]
+
+
+def writes_by_channels(x: Tensor, write: Tensor, l: Tensor) -> tuple[Tensor, Tensor]:
+    """A tile of S_t = Diag(rows_t) S_{t-1} Diag(columns_t) + write_t x_t': what the state is multiplied by, and what is added."""
+    end = l[..., -1:, :]
+    fade = (end - l).exp()
+    return end.exp(), write.mT @ (x * fade)
+
+
+def reads_by_channels(state: Tensor, q: Tensor, x: Tensor, write: Tensor, l: Tensor, log_alpha: Tensor) -> Tensor:
+    """The answers of that tile from the state at its start."""
+    late, gone = l, 0
+    return (q * late.exp()) @ state.mT + decayed_products(q, x, late, l, gone) @ write
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -222,77 +298,84 @@ def gradient(
     return x, g
 
 
-def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
-    gap = late[..., :, None, :] - early[..., None, :, :]
-    keep = torch.ones_like(gap[..., 0], dtype=torch.bool).tril(-strict)
-    gap = gap.masked_fill(~keep[..., None], float("-inf"))
-    return torch.einsum("...td,...id,...tid->...ti", x, y, gap.exp())
+class Affine(torch.autograd.Function):
+    """The walk over the states of N tiles: u = base - seen S',  S_next = total * S + added + u' keys.
 
-
-def chunk_by_channels(state: Tensor, q: Tensor, x: Tensor, g: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Answers, and the state at the end, where every key channel, every value channel, or both decay by themselves.
-
-    S_t = Diag(rows_t) S_{t-1} Diag(columns_t) - g_t x_t'; log_alpha `[B, H, C, in]`, `[B, H, C, out]`, or one behind the other.
+    Forward keeps the states at tile starts, backward walks from the last to the first with one product more than it writes.
     """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        start: Tensor,
+        first: Tensor,
+        fresh: Tensor | None,
+        total: Tensor,
+        added: Tensor | None,
+        *online: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Args: start and first `[G, V, K]`; fresh `[N, G]`, a document starts; online: base, seen, keys `[N, G, C, dim]`.
+
+        Returns:
+            the states at tile starts, the writes u (empty without them), and the state at the end.
+        """
+        tiles = total.shape[0]
+        states = start.new_empty(tiles, *start.shape)
+        writes = start.new_empty(0)
+        state = start
+        for n in range(tiles):
+            if fresh is not None:
+                state = torch.where(fresh[n].view(-1, *[1] * (start.ndim - 1)), first, state)
+            states[n] = state
+            after = state * total[n]
+            if added is not None:
+                after += added[n]
+            state = after
+        ctx.fresh, ctx.added = fresh, added is not None
+        ctx.save_for_backward(states, writes, total, *online)
+        return states, writes, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dstates: Tensor, dwrites: Tensor, dend: Tensor) -> tuple[Any, ...]:
+        """`d` is the gradient of the state after the tile; what it says to each input is made for all tiles at once."""
+        states, writes, total, *online = ctx.saved_tensors
+        d, dfirst, after = dend, torch.zeros_like(dend), torch.empty_like(states)
+        for n in range(states.shape[0] - 1, -1, -1):
+            after[n] = d
+            before = dstates[n] + d * total[n]
+            d = before
+            if ctx.fresh is not None:
+                mask = ctx.fresh[n].view(-1, *[1] * (d.ndim - 1))
+                dfirst = dfirst + torch.where(mask, d, 0.0)
+                d = torch.where(mask, 0.0, d)
+        dtotal = (states * after).sum_to_size(total.shape)
+        dadded = after if ctx.added else None
+        return d, dfirst, None, dtotal, dadded
+
+
+def run_tiles(
+    span: Span, state: Tensor, initial: Tensor, fresh: Tensor | None, tokens: list[Tensor], norm: list[Tensor]
+) -> list[Tensor]:
+    """Some tiles, from the state `[B, H, V, K]` and their tokens to `[y, state]`; `fresh`: `[B, N]`, a document starts."""
+    heads = state.shape[1]
+    q, k, v, log_alpha, eta, delta = (blocks(x, span) for x in tokens[:6])
+    start, first = state.flatten(0, 1), initial.flatten(0, 1)
+    marks = None if fresh is None else fresh.mT.repeat_interleave(heads, 1)
+    xs, gs = gradient([start], k, v, delta[..., None], norm)
+    y, after = free_tiles(start, first, marks, q, xs[0], gs[0] * -eta[..., None], log_alpha)
+    y = y.view(y.shape[0], *state.shape[:2], *y.shape[2:]).movedim(0, 2).flatten(2, 3)
+    return [y, after.view_as(state)]
+
+
+def free_tiles(
+    start: Tensor, first: Tensor, marks: Tensor | None, q: Tensor, x: Tensor, write: Tensor, log_alpha: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Writes that do not see the state, decayed by channels."""
     l = log_alpha.cumsum(-2)
-    late, gone = l, 0
-    fade = l[..., -1:, :] - l
-    z = (q * late.exp()) @ state.mT - decayed_products(q, x, late, l, gone) @ g
-    return z, state * l[..., -1:, :].exp() - g.mT @ (x * fade.exp())
-
-
-def chunk_dual(
-    states: list[Tensor],
-    frozen: list[Tensor],
-    scales: list[Tensor],
-    momenta: list[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_alpha: Tensor,
-    eta: Tensor,
-    delta: Tensor,
-    norm: list[Tensor],
-    log_mu: Tensor | None,
-    filled: Tensor | None,
-    window: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """A chunk in its dual, attention-like form: no weights are formed inside it."""
-    xs, gs = gradient(frozen, k, v, delta, norm)
-    z, state = chunk_by_channels(states[0], q, xs[0], gs[0] * eta[..., None], log_alpha)
-    return head(z, q, norm), [state], momenta
-
-
-def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
-    """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
-
-    The carry is flat: states, then momenta, frozen weights and scales, as far as the design has them; `LAYERS` of each.
-    """
-    states = carry[:LAYERS]
-    if fresh is not None:
-        mask = fresh[:, None, None, None]
-        states = [torch.where(mask, a, s) for s, a in zip(states, initial, strict=True)]
-    out = list(states)
-    return out
-
-
-def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], filled: Tensor | None) -> list[Tensor]:
-    """An opened chunk, from carry to `[y, *carry]`.
-
-    `tokens`: q, k, v `[B, H, C, dim]`, log_alpha, eta, delta, and log_mu or erase `[B, H, C]`, in this order.
-    """
-    q, k, v, log_alpha, eta, delta = tokens[:6]
-    states, rest = carry[:LAYERS], carry[LAYERS:]
-    momenta: list[Tensor] = []
-    log_mu = None
-    window: Tensor | None = None
-    frozen = states
-    own_form = chunk_dual
-    y, states, momenta = own_form(
-        states, frozen, rest[LAYERS:], momenta, q, k, v, log_alpha, eta, delta[..., None], norm, log_mu, filled, window
-    )
-    return [y, *states, *momenta, *rest]
+    affine = writes_by_channels(x, write, l)
+    states, _, after = Affine.apply(start, first, marks, *affine)  # type: ignore[no-untyped-call]
+    return reads_by_channels(states, q, x, write, l, log_alpha), after
 
 
 def tiles(path: Tensor) -> list[slice]:
@@ -388,14 +471,23 @@ def memory_step(
     return y.reshape(v.shape).to(v.dtype), out
 
 
+def together(tokens: list[Tensor]) -> list[Span]:
+    """The chunks of a call, as many at once as their way through the memory allows."""
+    batch, heads, slots, dim = tokens[0].shape
+    return spans(slots, max(1, TILE // (batch * heads * CHUNK * dim)))
+
+
 def advance(
-    n: int, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
+    span: Span, layout: Layout, carry: list[Tensor], tokens: list[Tensor], initial: list[Tensor], norm: list[Tensor]
 ) -> list[Tensor]:
-    """Chunk n: from `carry` and its slice of the tokens to `[y, *carry]`."""
-    opens = None if layout.opens is None else layout.opens[:, n]
-    fresh = None if layout.fresh is None else layout.fresh[:, n]
-    filled = None if layout.filled is None else layout.filled[:, n * CHUNK : (n + 1) * CHUNK]
-    return run_chunk(open_chunk(carry, initial, opens, fresh), tokens, norm, filled)
+    """From `carry` and the tokens of a span to `[y, *carry]`."""
+    fresh = None if layout.fresh is None else layout.fresh[:, span.first : span.first + span.chunks]
+    return run_tiles(span._replace(first=0), carry[0], initial[0], fresh, tokens, norm)
+
+
+def window(x: Tensor, span: Span) -> Tensor:
+    """The tokens of a span."""
+    return x.narrow(2, span.first * CHUNK, span.chunks * span.length)
 
 
 class Recurrence(torch.autograd.Function):
@@ -406,10 +498,9 @@ class Recurrence(torch.autograd.Function):
         """Run the chunks and keep the carry at the start of each."""
         carry, tokens, initial, norm = split_groups(flat, sizes)
         starts, ys = [], []
-        for n in range(layout.chunks):
+        for span in together(tokens):
             starts += carry
-            part = [x[:, :, n * CHUNK : (n + 1) * CHUNK] for x in tokens]
-            y, *carry = advance(n, layout, carry, part, initial, norm)
+            y, *carry = advance(span, layout, carry, [window(x, span) for x in tokens], initial, norm)
             ys.append(y)
         ctx.layout, ctx.sizes = layout, sizes
         ctx.save_for_backward(*starts, *flat[sizes[0] :])
@@ -421,24 +512,23 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *dcarry: Tensor) -> tuple[Any, ...]:
         """Walk back over the chunks; each is recomputed and differentiated by itself."""
         layout, sizes, saved = ctx.layout, ctx.sizes, ctx.saved_tensors
-        cut = layout.chunks * sizes[0]
-        _, tokens, initial, norm = split_groups((*saved[: sizes[0]], *saved[cut:]), sizes)
+        shared = sizes[1] + sizes[2] + sizes[3]
+        tokens, initial, norm = split_groups(saved[-shared:], sizes[1:])
         dtokens = [torch.zeros_like(x) for x in tokens]
         dshared = [torch.zeros_like(x) for x in initial + norm]
-        for n in range(layout.chunks - 1, -1, -1):
-            window = slice(n * CHUNK, (n + 1) * CHUNK)
+        for n, span in reversed(list(enumerate(together(tokens)))):
             leaves = [x.detach() for x in saved[n * sizes[0] : (n + 1) * sizes[0]]]
-            leaves += [x.detach()[:, :, window] for x in tokens] + [x.detach() for x in initial + norm]
+            leaves += [window(x.detach(), span) for x in tokens] + [x.detach() for x in initial + norm]
             leaves = [x.requires_grad_() for x in leaves]
             with torch.enable_grad():
                 carry, part, first, affine = split_groups(leaves, sizes)
-                out = advance(n, layout, carry, part, first, affine)
-            pairs = [(o, d) for o, d in zip(out, (dy[:, :, window], *dcarry), strict=True) if o.requires_grad]
+                out = advance(span, layout, carry, part, first, affine)
+            pairs = [(o, d) for o, d in zip(out, (window(dy, span), *dcarry), strict=True) if o.requires_grad]
             grads = torch.autograd.grad([o for o, _ in pairs], leaves, [d for _, d in pairs], allow_unused=True)
             filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
             dcarry = tuple(filled[: sizes[0]])
             for d, g in zip(dtokens, filled[sizes[0] :], strict=False):
-                d[:, :, window] = g
+                window(d, span).copy_(g)
             for d, g in zip(dshared, filled[sizes[0] + sizes[1] :], strict=True):
                 d += g
         return (None, None, *dcarry, *dtokens, *dshared)

@@ -187,8 +187,37 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, most: int) -> list[Span]:
+    """The chunks of a sequence: full ones, at most so many together, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def unblock(into: Tensor, x: Tensor, span: Span) -> None:
+    """The way back, into a part of `[B, H, S, ...]`."""
+    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
+    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
+
+
+def split_groups(flat: Any, sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """The flat arguments, in their groups."""
     groups, start = [], 0
     for size in sizes:
         groups.append(list(flat[start : start + size]))
@@ -204,6 +233,12 @@ def full_precision(backward: Callable[..., tuple[Any, ...]]) -> Any:
             return backward(ctx, dy, *rest)
 
     return run
+
+
+def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
+    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
+    gap = late[..., :, None] - early[..., None, :]
+    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -265,12 +300,6 @@ def gradient(
         back = g[0] @ w[..., : pre.shape[-1]]
         g.insert(0, back * memory_activate_grad(pre))
     return x, g
-
-
-def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
-    gap = late[..., :, None] - early[..., None, :]
-    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
 
 
 def write_strengths(
@@ -636,20 +665,9 @@ def dual_keys_backward(
 GATED = (3, 4, 6)
 
 
-class Span(NamedTuple):
-    """Neighbouring chunks of one length."""
-
-    first: int
-    chunks: int
-    length: int
-
-
-def spans(slots: int, rows: int) -> list[Span]:
-    """The chunks of a sequence: full ones in spans whose gate products stay small, and the last, if it is short."""
-    whole, rest = divmod(slots, CHUNK)
-    most = max(1, 16 * TILE // (rows * CHUNK * CHUNK))
-    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
-    return [*found, Span(whole, 1, rest)] if rest else found
+def many_chunks(rows: int) -> int:
+    """Chunks whose gate products, `[N, rows, C, C]`, stay small."""
+    return max(1, 16 * TILE // (rows * CHUNK * CHUNK))
 
 
 def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
@@ -659,20 +677,6 @@ def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
     size = max(1, TILE // (heads * widest))
     for start in range(0, batch, size):
         yield slice(start, min(batch, start + size))
-
-
-def blocks(x: Tensor, span: Span) -> Tensor:
-    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
-    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
-    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
-    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
-
-
-def unblock(into: Tensor, x: Tensor, span: Span) -> None:
-    """The way back, into a part of `[B, H, S, ...]`."""
-    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
-    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
-    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
 
 
 def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> list[Tensor]:
@@ -735,7 +739,7 @@ class Walk(torch.autograd.Function):
         y = tokens[0].new_empty(batch, heads, slots, tokens[2].shape[-1])
         for rows in row_groups(carry, tokens):
             group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
-            for span in spans(slots, group[0].shape[0] * heads):
+            for span in spans(slots, many_chunks(group[0].shape[0] * heads)):
                 parts = [blocks(x, span) for x in group]
                 products = span_gates(layout, rows, parts, span)
                 answers = []
@@ -773,7 +777,7 @@ class Walk(torch.autograd.Function):
             group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
             daffine = [torch.zeros_like(x) for x in affine]
             d = [x[rows].clone(memory_format=torch.contiguous_format) for x in dcarry]
-            for span in reversed(spans(slots, group[0].shape[0] * heads)):
+            for span in reversed(spans(slots, many_chunks(group[0].shape[0] * heads))):
                 parts = [blocks(x, span).detach() for x in group]
                 dys = blocks(dy[rows], span)
                 leaves = [parts[i].requires_grad_() for i in GATED]

@@ -48,6 +48,24 @@ def _drawn(design: Design, time: int, seed: int) -> None:
     check(ragged(plain, seed), tolerance("path"), time=time, seed=seed, ragged=True)
 
 
+@pytest.mark.parametrize("gate", [None, "scalar", "channel", "row", "outer"])
+@pytest.mark.parametrize("kind", ["gradient_descent", "multi_step", "dot"])
+def test_many_tiles_equal_the_reference(gate: str | None, kind: str) -> None:
+    """Designs whose tiles are taken together, over documents, holes, a tile of odd length, and decays of up to e^-60 a token."""
+    retention = {"kind": "none"} if gate is None else {"kind": "l2", "gate": gate}
+    bias, algorithm = ("dot", "gradient_descent") if kind == "dot" else ("l2", kind)
+    chosen = {"kind": algorithm} | ({"gradient": "online"} if kind == "gradient_descent" else {})
+    design = Design.model_validate({"memory": "matrix", "bias": bias, "retention": retention, "algorithm": chosen})
+    p = problem(design, 75, batch=2, heads=1)
+    if "log_alpha" in p.gates:
+        factor = torch.where(torch.arange(75) % 3 == 0, 60.0, 1.0).to(torch.float64)
+        decay = p.gates["log_alpha"]
+        steep = (decay * factor.view(1, 75, *[1] * (decay.ndim - 2))).detach().requires_grad_()
+        p = replace(p, gates={**p.gates, "log_alpha": steep})
+    check(p, tolerance("path"))
+    check(ragged(p), tolerance("path"))
+
+
 @FEW
 @given(designs(lambda cls: cls.parametric), st.integers(1, 11), SEEDS)
 def test_drawn_equals_the_reference(design: Design, time: int, seed: int) -> None:

@@ -16,7 +16,21 @@ from miras_search.codegen.triton_dialect import has_kernels, lower_tiles
 from miras_search.design import Design, digest
 from miras_search.memory import Memory
 
-SKELETONS = ("layout", "dense", "chunk", "derived", "scan", "walk", "step", "recurrence", "cache", "layer", "check")
+SKELETONS = (
+    "layout",
+    "decay",
+    "dense",
+    "chunk",
+    "tiled",
+    "derived",
+    "scan",
+    "walk",
+    "step",
+    "recurrence",
+    "cache",
+    "layer",
+    "check",
+)
 KERNELS = (
     "triton_tiles",
     "triton_linear",
@@ -125,17 +139,25 @@ def stepped(design: Design) -> bool:
     return not (algorithm.online and memory.diagonal)
 
 
+def tiled(design: Design) -> bool:
+    """The writes of a tile are affine in the state at its start: the online delta rule, or gates of channels and no state seen."""
+    memory, retention, algorithm = design.memory, design.retention, design.algorithm
+    if not memory.parametric or scanned(design) or algorithm.least_squares:
+        return False
+    return algorithm.online or (retention.gated not in ("none", "scalar") and not design.chunked)
+
+
 def tile(design: Design) -> int:
     """Tokens that the torch path takes at once: the chunk where it is part of the design, else what is fastest on a CPU.
 
-    A gate for every channel or row, least squares and scans hold a matrix a token, so that small tiles serve them best.
+    Least squares and scans hold a matrix a token, so that small tiles serve them best.
     """
     if not design.memory.parametric:
         return 1
     if design.chunked:
         return design.algorithm.chunk_
-    per_matrix = design.retention.gated in ("channel", "row") or design.algorithm.least_squares or scanned(design)
-    return 16 if per_matrix else 32
+    steps = design.algorithm.steps_
+    return 16 if design.algorithm.least_squares or scanned(design) else max(1, 32 // steps)
 
 
 def flags(design: Design) -> dict[str, Any]:
@@ -155,6 +177,7 @@ def flags(design: Design) -> dict[str, Any]:
         "STRUCTURE": design.structure,
         "DERIVED": derived(design),
         "STEPPED": stepped(design),
+        "TILED": tiled(design),
         "TILE": 131072,
         "ACTIVATION": memory.activation_,
         "LAYERS": memory.depth_,

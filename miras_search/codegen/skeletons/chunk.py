@@ -6,13 +6,11 @@ Shape legend: B batch, H heads, C tokens; weights `[B, H, out, in]`, activations
 import torch
 from torch import Tensor
 
+from miras_search.codegen.skeletons.decay import lower_decay, reads_by_channels, writes_by_channels
 from miras_search.codegen.skeletons.dense import apply, feed, gradient, head, predict
 from miras_search.codegen.skeletons.slots import (
     CHUNKED,
-    DECAY_FIRST,
-    DECOUPLED,
     DIAGONAL,
-    ERASE_CHANNELS,
     FEEDBACK,
     GATE,
     INPUTS,
@@ -22,94 +20,17 @@ from miras_search.codegen.skeletons.slots import (
     MIRROR,
     MOMENTUM,
     MULTIPLICATIVE,
-    ONLINE,
     ORTHOGONAL,
     READ,
     READ_FIRST,
     SCAN,
     SPAN,
-    STEPS,
     THRESHOLDED,
     retention_feedback,
     retention_psi,
     retention_scale,
     retention_update,
 )
-
-
-def lower_decay(late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """exp(late_t - early_i) for i <= t (i < t if `strict`), else 0; masked before the exponential, which would overflow."""
-    gap = late[..., :, None] - early[..., None, :]
-    return gap.masked_fill(~torch.ones_like(gap, dtype=torch.bool).tril(-strict), float("-inf")).exp()
-
-
-def decayed_products(x: Tensor, y: Tensor, late: Tensor, early: Tensor, strict: int = 0) -> Tensor:
-    """x_t . y_i times the decay between them, `[B, H, C, C]`; with a gate of key channels every channel decays by its own."""
-    if GATE in ("channel", "outer"):
-        gap = late[..., :, None, :] - early[..., None, :, :]
-        keep = torch.ones_like(gap[..., 0], dtype=torch.bool).tril(-strict)
-        gap = gap.masked_fill(~keep[..., None], float("-inf"))
-        return torch.einsum("...td,...id,...tid->...ti", x, y, gap.exp())
-    return (x @ y.mT) * lower_decay(late, early, strict)
-
-
-def per_channel(l: Tensor) -> Tensor:
-    """A cumulated log decay, to be multiplied on keys: one number a token, or one a channel."""
-    if GATE not in ("channel", "outer"):
-        l = l[..., None]
-    return l
-
-
-def chunk_online(
-    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The exact delta rule for a tile of tokens (WY form); gated by value channels, each has a system of its own.
-
-    W_t = alpha_t W_{t-1} + u_t k_t',  u_t = eta_t v_t - erase_t (W~ k_t), with W~ the memory that the error is read from:
-    W_{t-1}, or alpha_t W_{t-1} where the decay comes first. The u solve a unit lower-triangular system. Where every channel has
-    an erase strength, W_t = alpha_t W_{t-1} + eta_t v_t k_t' - p_t (erase_t * k_t)', and p_t = W~ k_t solve one.
-    """
-    if DIAGONAL:
-        return diagonal_online(state, q, k, v, log_alpha, eta, erase)
-    if GATE in ("row", "outer"):
-        # As if every value channel were a head, with a decay of its own.
-        if GATE == "row":
-            log_alpha = log_alpha.mT
-        else:
-            keys = k.shape[-1]
-            log_alpha = log_alpha[..., :keys].unsqueeze(2) + log_alpha[..., keys:].mT.unsqueeze(-1)
-        state, q, k, v = state.unsqueeze(-2), q.unsqueeze(2), k.unsqueeze(2), v.mT.unsqueeze(-1)
-        eta, erase = eta.unsqueeze(2), erase.unsqueeze(2)
-    time_axis = -2 if GATE in ("channel", "outer") else -1
-    l = log_alpha.cumsum(time_axis)
-    if DECAY_FIRST:
-        seen = l
-    else:
-        seen = l - log_alpha
-    held = (k * per_channel(seen).exp()) @ state.mT
-    if ERASE_CHANNELS:
-        erased, u = erase * k, eta[..., None] * v
-        right = held + decayed_products(k, k, seen, l, strict=1) @ u
-        system = decayed_products(k, erased, seen, l, strict=1)
-        p = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    else:
-        right = eta[..., None] * v - erase[..., None] * held
-        system = erase[..., None] * decayed_products(k, k, seen, l, strict=1)
-        u = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    late, gone = l, 0
-    if READ_FIRST:
-        late, gone = l - log_alpha, 1
-    y = (q * per_channel(late).exp()) @ state.mT + decayed_products(q, k, late, l, gone) @ u
-    if ERASE_CHANNELS:
-        y = y - decayed_products(q, erased, late, l, gone) @ p
-    end = l.narrow(time_axis, l.shape[time_axis] - 1, 1)
-    fade = per_channel(end - l).exp()
-    new = state * per_channel(end).exp() + u.mT @ (k * fade)
-    if ERASE_CHANNELS:
-        new = new - p.mT @ (erased * fade)
-    if GATE in ("row", "outer"):
-        y, new = y.squeeze(-1).mT, new.squeeze(-2)
-    return y, new
 
 
 def chunk_least_squares(
@@ -130,13 +51,6 @@ def chunk_least_squares(
     y = held[..., 0] * (x @ moment.mT) + ((x @ k.mT) * strength) @ v
     last = (strength[..., -1, :, None] * v).mT @ k
     return [y, held[..., -1, :, :] * moment + last, grams[..., -1, :, :]]
-
-
-def by_steps(log_alpha: Tensor) -> Tensor:
-    """The decay of a token comes with the first of its steps: `[B, H, C, ...]` -> `[B, H, C * STEPS, ...]`."""
-    wide = torch.zeros_like(log_alpha).repeat_interleave(STEPS, 2)
-    wide[:, :, ::STEPS] = log_alpha
-    return wide
 
 
 def orthogonalise(m: Tensor) -> Tensor:
@@ -161,27 +75,6 @@ def orthogonalise(m: Tensor) -> Tensor:
             square = x @ x.mT
             x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
     return x.mT if tall else x
-
-
-def diagonal_online(
-    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, eta: Tensor, erase: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The exact delta rule of a diagonal memory: a recurrence of one number a channel, token by token."""
-    alpha = per_channel(log_alpha).exp()
-    answers = []
-    for t in range(q.shape[-2]):
-        now = slice(t, t + 1)
-        if READ_FIRST:
-            answers.append(q[..., now, :] * state)
-        kept, key = alpha[..., now, :] * state, k[..., now, :]
-        if DECAY_FIRST:
-            seen = kept
-        else:
-            seen = state
-        state = kept + (eta[..., now, None] * v[..., now, :] - erase[..., now, None] * seen * key) * key
-        if not READ_FIRST:
-            answers.append(q[..., now, :] * state)
-    return torch.cat(answers, -2), state
 
 
 def join_window(
@@ -248,35 +141,6 @@ def write_strengths(
     return decay * eta[..., None, :], None, None, None
 
 
-def chunk_by_channels(state: Tensor, q: Tensor, x: Tensor, g: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Answers, and the state at the end, where every key channel, every value channel, or both decay by themselves.
-
-    S_t = Diag(rows_t) S_{t-1} Diag(columns_t) - g_t x_t'; log_alpha `[B, H, C, in]`, `[B, H, C, out]`, or one behind the other.
-    """
-    l = log_alpha.cumsum(-2)
-    late, gone = l, 0
-    if READ_FIRST:
-        late, gone = l - log_alpha, 1
-    fade = l[..., -1:, :] - l
-    if GATE == "channel":
-        z = (q * late.exp()) @ state.mT - decayed_products(q, x, late, l, gone) @ g
-        return z, state * l[..., -1:, :].exp() - g.mT @ (x * fade.exp())
-    if GATE == "row":
-        products = q @ x.mT
-        z = late.exp() * (q @ state.mT)
-        new = state * l[..., -1:, :].mT.exp() - (g * fade.exp()).mT @ x
-    else:
-        keys = x.shape[-1]
-        columns, late_columns, fade_columns = l[..., :keys], late[..., :keys], fade[..., :keys]
-        l, late, fade = l[..., keys:], late[..., keys:], fade[..., keys:]
-        products = decayed_products(q, x, late_columns, columns, gone)
-        z = late.exp() * ((q * late_columns.exp()) @ state.mT)
-        new = l[..., -1:, :].mT.exp() * state * columns[..., -1:, :].exp()
-        new = new - (g * fade.exp()).mT @ (x * fade_columns.exp())
-    faded = lower_decay(late.mT, l.mT, gone)  # [B, H, V, C, C]
-    return z - torch.einsum("bhti,bhvti,bhiv->bhtv", products, faded, g), new
-
-
 def chunk_dual(
     states: list[Tensor],
     frozen: list[Tensor],
@@ -296,7 +160,9 @@ def chunk_dual(
     """A chunk in its dual, attention-like form: no weights are formed inside it."""
     xs, gs = gradient(frozen, k, v, delta, norm)
     if GATE in ("channel", "row", "outer"):
-        z, state = chunk_by_channels(states[0], q, xs[0], gs[0] * eta[..., None], log_alpha)
+        write, l = gs[0] * -eta[..., None], log_alpha.cumsum(-2)
+        total, added = writes_by_channels(xs[0], write, l)
+        z, state = reads_by_channels(states[0], q, xs[0], write, l, log_alpha), states[0] * total + added
         if READ == "stale":
             return predict(frozen, q, norm), [state], momenta
         return head(z, q, norm), [state], momenta
@@ -527,19 +393,6 @@ def run_chunk(carry: list[Tensor], tokens: list[Tensor], norm: list[Tensor], fil
     q, k, v, log_alpha, eta, delta = tokens[:6]
     if LEAST_SQUARES:
         return chunk_least_squares(carry[0], carry[1], q, k, v, log_alpha, eta, norm[0][..., 0, :])
-    if ONLINE:
-        if STEPS > 1:
-            k, v, eta = k.flatten(2, 3), v.flatten(2, 3), eta.flatten(2, 3)
-            q, log_alpha = q.repeat_interleave(STEPS, 2), by_steps(log_alpha)
-            y, state = chunk_online(carry[0], q, k, v, log_alpha, eta, eta)
-            if READ_FIRST:
-                return [y[:, :, ::STEPS], state]
-            return [y[:, :, STEPS - 1 :: STEPS], state]
-        if DECOUPLED:
-            erase = tokens[6]
-        else:
-            erase = eta
-        return list(chunk_online(carry[0], q, k, v, log_alpha, eta, erase))
     states, rest = carry[:LAYERS], carry[LAYERS:]
     momenta: list[Tensor] = []
     log_mu = None

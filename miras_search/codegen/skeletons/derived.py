@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.chunk import lower_decay
+from miras_search.codegen.skeletons.decay import lower_decay
 from miras_search.codegen.skeletons.dense import with_one
 from miras_search.codegen.skeletons.slots import (
     ACTIVATION,

@@ -81,8 +81,37 @@ def to_tokens(y: Tensor, layout: Layout, valid: Tensor | None) -> Tensor:
     return taken if valid is None else taken * valid.view(shape)
 
 
-def split_groups(flat: Any, sizes: tuple[int, int, int, int]) -> list[list[Tensor]]:
-    """The flat arguments, in their four groups."""
+class Span(NamedTuple):
+    """Neighbouring chunks of one length."""
+
+    first: int
+    chunks: int
+    length: int
+
+
+def spans(slots: int, most: int) -> list[Span]:
+    """The chunks of a sequence: full ones, at most so many together, and the last, if it is short."""
+    whole, rest = divmod(slots, CHUNK)
+    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
+    return [*found, Span(whole, 1, rest)] if rest else found
+
+
+def blocks(x: Tensor, span: Span) -> Tensor:
+    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
+    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
+    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
+
+
+def unblock(into: Tensor, x: Tensor, span: Span) -> None:
+    """The way back, into a part of `[B, H, S, ...]`."""
+    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
+    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
+    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
+
+
+def split_groups(flat: Any, sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """The flat arguments, in their groups."""
     groups, start = [], 0
     for size in sizes:
         groups.append(list(flat[start : start + size]))

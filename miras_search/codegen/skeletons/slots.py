@@ -14,6 +14,8 @@ DERIVED = True
 """The backward of a chunk is written out for this design."""
 STEPPED = True
 """Single tokens take a path of their own."""
+TILED = False
+"""The writes of a tile are affine in the state at its start, so that many tiles are taken together."""
 TILE = 131072
 """Numbers in the largest activation of a group of rows: what stays in a core's cache."""
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.chunk import lower_decay
+from miras_search.codegen.skeletons.decay import lower_decay
 from miras_search.codegen.skeletons.slots import ASCENT, DECAY_FIRST, DECOUPLED, IMPLICIT, READ_FIRST
 from miras_search.codegen.skeletons.triton_tiles import from_tiles, plan_tiles, to_tiles
 

@@ -5,14 +5,14 @@ Shape legend: B batch, H heads, S slots, N chunks of a span, C tokens a chunk, G
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import open_chunk
 from miras_search.codegen.skeletons.derived import dual_backward, dual_forward, gate_products
-from miras_search.codegen.skeletons.layout import Layout, full_precision, split_groups
+from miras_search.codegen.skeletons.layout import Layout, Span, blocks, full_precision, spans, split_groups, unblock
 from miras_search.codegen.skeletons.scan import scan_backward, scan_forward, scan_products
 from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, LAYERS, MIRROR, MOMENTUM, SCAN, TILE
 
@@ -20,20 +20,9 @@ GATED = (3, 4, 6) if MOMENTUM else (3, 4)
 """Places among the tokens of log_alpha, eta and log_mu."""
 
 
-class Span(NamedTuple):
-    """Neighbouring chunks of one length."""
-
-    first: int
-    chunks: int
-    length: int
-
-
-def spans(slots: int, rows: int) -> list[Span]:
-    """The chunks of a sequence: full ones in spans whose gate products stay small, and the last, if it is short."""
-    whole, rest = divmod(slots, CHUNK)
-    most = max(1, 16 * TILE // (rows * CHUNK * CHUNK))
-    found = [Span(n, min(most, whole - n), CHUNK) for n in range(0, whole, most)]
-    return [*found, Span(whole, 1, rest)] if rest else found
+def many_chunks(rows: int) -> int:
+    """Chunks whose gate products, `[N, rows, C, C]`, stay small."""
+    return max(1, 16 * TILE // (rows * CHUNK * CHUNK))
 
 
 def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
@@ -46,20 +35,6 @@ def row_groups(carry: list[Tensor], tokens: list[Tensor]) -> Iterator[slice]:
     size = max(1, TILE // (heads * widest))
     for start in range(0, batch, size):
         yield slice(start, min(batch, start + size))
-
-
-def blocks(x: Tensor, span: Span) -> Tensor:
-    """`[B, H, S, ...]` -> `[N, B * H, C, ...]`, contiguous."""
-    part = x.narrow(2, span.first * CHUNK, span.chunks * span.length)
-    part = part.view(*x.shape[:2], span.chunks, span.length, *x.shape[3:]).movedim(2, 0)
-    return part.reshape(span.chunks, x.shape[0] * x.shape[1], span.length, *x.shape[3:])
-
-
-def unblock(into: Tensor, x: Tensor, span: Span) -> None:
-    """The way back, into a part of `[B, H, S, ...]`."""
-    part = into.narrow(2, span.first * CHUNK, span.chunks * span.length)
-    part = part.view(*into.shape[:2], span.chunks, span.length, *into.shape[3:])
-    part.copy_(x.view(span.chunks, *into.shape[:2], span.length, *into.shape[3:]).movedim(0, 2))
 
 
 def span_gates(layout: Layout, rows: slice, parts: list[Tensor], span: Span) -> list[Tensor]:
@@ -133,7 +108,7 @@ class Walk(torch.autograd.Function):
         y = tokens[0].new_empty(batch, heads, slots, tokens[2].shape[-1])
         for rows in row_groups(carry, tokens):
             group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
-            for span in spans(slots, group[0].shape[0] * heads):
+            for span in spans(slots, many_chunks(group[0].shape[0] * heads)):
                 parts = [blocks(x, span) for x in group]
                 products = span_gates(layout, rows, parts, span)
                 answers = []
@@ -171,7 +146,7 @@ class Walk(torch.autograd.Function):
             group, first, affine = [x[rows] for x in tokens], [x[rows] for x in initial], folded(norm, rows)
             daffine = [torch.zeros_like(x) for x in affine]
             d = [x[rows].clone(memory_format=torch.contiguous_format) for x in dcarry]
-            for span in reversed(spans(slots, group[0].shape[0] * heads)):
+            for span in reversed(spans(slots, many_chunks(group[0].shape[0] * heads))):
                 parts = [blocks(x, span).detach() for x in group]
                 dys = blocks(dy[rows], span)
                 leaves = [parts[i].requires_grad_() for i in GATED]
