@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from problems import gap
@@ -12,6 +14,7 @@ from miras_search import op
 from miras_search.algorithm import GradientDescent
 from miras_search.bias import L2, Bias, Huber
 from miras_search.candidate import Backbone, Candidate
+from miras_search.codegen.skeletons.convolution import short_convolution
 from miras_search.design import Block
 from miras_search.memory import Cache
 from miras_search.model import LM, build
@@ -252,3 +255,23 @@ def test_width_and_heads_of_any_size() -> None:
             design = design.model_copy(update={"block": Block(conv=2, rope=True)})
             y, _ = op.layer(design, width, heads)(torch.randn(2, 7, width))
             assert bool(y.isfinite().all())
+
+
+def test_short_convolution_is_torchs_document_by_document() -> None:
+    """Blocks and documents of uneven length, a history, values and gradients, against `conv1d`."""
+    source = torch.Generator().manual_seed(0)
+    past, weight = (torch.randn(*shape, generator=source).double().requires_grad_() for shape in ((2, 303, 5), (4, 5)))
+    cuts = (0, 100, 101, 260, 300)
+    age = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(cuts)])
+    age[:100] = 7 + torch.arange(100)  # the first goes on from the history
+    y = short_convolution(past, weight, age.expand(2, -1))
+    parts = [past[:, a + 3 if a else 0 : b + 3] for a, b in itertools.pairwise(cuts)]
+    parts = [part if n == 0 else torch.nn.functional.pad(part, (0, 0, 3, 0)) for n, part in enumerate(parts)]
+    z = torch.cat([torch.nn.functional.conv1d(x.mT, weight.flip(0).T[:, None], groups=5).mT for x in parts], 1)
+    z = torch.nn.functional.silu(z)
+    assert gap(y, z) <= tolerance("path")
+    pull = torch.randn(y.shape, generator=source).double()
+    for a, b in zip(*(torch.autograd.grad(x, (past, weight), pull) for x in (y, z)), strict=True):
+        assert gap(a, b) <= tolerance("path")
+    whole = torch.nn.functional.conv1d(past.mT, weight.flip(0).T[:, None], groups=5).mT
+    assert gap(short_convolution(past, weight, None), torch.nn.functional.silu(whole)) <= tolerance("path")

@@ -28,6 +28,7 @@ SKELETONS = (
     "step",
     "recurrence",
     "cache",
+    "convolution",
     "layer",
     "check",
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from miras_search.codegen.skeletons.cache import memory_cache
+from miras_search.codegen.skeletons.convolution import short_convolution
 from miras_search.codegen.skeletons.dense import predict
 from miras_search.codegen.skeletons.recurrence import memory
 from miras_search.codegen.skeletons.slots import (
@@ -69,23 +70,6 @@ def document_age(time: int, start: Tensor, reset: Tensor | None) -> Tensor:
     if reset is not None:
         base = torch.where(reset, t, base).cummax(1).values
     return t - base
-
-
-def short_convolution(past: Tensor, weight: Tensor, age: Tensor | None) -> Tensor:
-    """Causal depthwise convolution, `[B, T, F]`; `weight` [width, F], newest tap first; `past` [B, width - 1 + T, F].
-
-    With `age`, taps do not reach into the document before.
-    """
-    reach = weight.shape[0] - 1
-    time = past.shape[1] - reach
-    out = past[:, reach:] * weight[0]
-    for j in range(1, reach + 1):
-        tap = past[:, reach - j : reach - j + time]
-        if age is None:
-            out = torch.addcmul(out, tap, weight[j])
-        else:
-            out = out + tap * weight[j] * (age >= j)[..., None]
-    return out
 
 
 def next_history(past: Tensor, reach: int, age: Tensor | None, length: Tensor | None) -> Tensor:
@@ -417,7 +401,7 @@ class Layer(nn.Module):
             taps = None if reset is None else age
             past = torch.cat([history, u], 1)
             out_state["conv"] = next_history(past, CONV - 1, taps, length)
-            u = torch.nn.functional.silu(short_convolution(past, self.conv, taps))
+            u = short_convolution(past, self.conv, taps)
         if KEY_TIED:
             q, v = u.view(batch, time, 2, self.heads, self.dim).unbind(2)
             gates = self.gates(x)
