@@ -24,7 +24,10 @@ Use `Layer(width, heads)` in any model, or `memory` by itself. Run this file to 
 Fingerprint 66162104129e. Needs torch alone. Do not edit: change the design and emit again.
 """
 
+import logging
 import math
+import os
+import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -35,6 +38,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch import nn
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
 
 NAME = "decaying-fast-weights"
 FINGERPRINT = "66162104129e"
@@ -61,6 +70,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output': 'memory',
            'values': 'own'}}
 CHUNK = 32
+STRUCTURE = '4c1591dff74d'
 TILE = 131072
 LAYERS = 1
 EXPANSION = 1
@@ -70,6 +80,7 @@ ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1
+READ_FIRST = False
 STEP = 1.0
 CONV = 4
 
@@ -310,6 +321,11 @@ def gradient(
     x.append(feed(k, outs))
     g = [bias_phi(v, v, delta)]
     return x, g
+
+
+def before_write(x: Tensor, first: float) -> Tensor:
+    """What was so after the token before, `[B, H, C, ...]`; at the chunk's start: `first`."""
+    return torch.cat([torch.full_like(x[..., :1, :], first), x[..., :-1, :]], -2)
 
 
 class Affine(torch.autograd.Function):
@@ -596,6 +612,11 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    query, key, value = (under_autocast(x) for x in (q, k, v))
+    fits = triton_takes(query, key, value, state)
+    if fits:
+        y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
+        return y.to(v.dtype), out
     gates = used_gates(k, gates)
     batch, time = k.shape[:2]
     alone = steps_alone(time, state, reset, valid)
@@ -979,5 +1000,790 @@ def self_check() -> bool:
     return passed
 
 
+TILE_NUMBERS = (0.0,)
+
+
+if triton is not None:
+
+    @triton.jit
+    def bias_phi_tile(r, v, delta, numbers):
+        return -v
+
+    @triton.jit
+    def bias_phi_vjp_tile(r, v, delta, d, numbers):
+        return tl.zeros_like(r), -d, tl.sum(tl.zeros_like(r), axis=1, keep_dims=True)
+
+    @triton.jit
+    def load_rows(x, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """Columns `first` to `first + WIDTH` of a chunk's tokens; rows beyond the chunk are zero."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        return tl.load(x + place, mask=(rows < SPAN)[:, None], other=0.0)
+
+    @triton.jit
+    def store_rows(
+        x, value, chunk, first, SIZE: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr
+    ):
+        """The inverse of `load_rows`."""
+        rows = tl.arange(0, ROWS)
+        place = (chunk * SPAN + rows)[:, None] * SIZE + first + tl.arange(0, WIDTH)[None, :]
+        tl.store(x + place, value.to(x.dtype.element_ty), mask=(rows < SPAN)[:, None])
+
+    @triton.jit
+    def load_gate(x, chunk, OTHER: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """One number a token, `[ROWS]`; `OTHER` beyond the chunk."""
+        rows = tl.arange(0, ROWS)
+        return tl.load(x + chunk * SPAN + rows, mask=rows < SPAN, other=OTHER)
+
+    @triton.jit
+    def store_gate(x, value, chunk, SPAN: tl.constexpr, ROWS: tl.constexpr):
+        """The inverse of `load_gate`."""
+        rows = tl.arange(0, ROWS)
+        tl.store(x + chunk * SPAN + rows, value, mask=rows < SPAN)
+
+    @triton.jit
+    def weight_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+        """Places of the tile `[ROWS, WIDTH]` at (out, inner) of the index-th matrix `[OUT, IN]`."""
+        rows = (index * OUT + out + tl.arange(0, ROWS))[:, None]
+        return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
+
+    def rows_of(span: int) -> int:
+        """Rows of a tile that holds a chunk: a power of two that a matrix product takes."""
+        return max(16, 1 << (span - 1).bit_length())
+
+    def device_major(x: Tensor) -> int:
+        """The compute capability that kernels on x are compiled for; Hopper's without a GPU."""
+        if x.is_cuda:
+            return torch.cuda.get_device_properties(x.device).major
+        return 9
+
+    def free_tile(x: Tensor) -> int:
+        """Tokens of a tile whose size the design leaves open; before Hopper 64 rows do not fit into registers."""
+        if device_major(x) < 9:
+            return 32
+        return 64
+
+    def precision() -> str:
+        """How float32 is multiplied: on tensor cores by three products of tf32, which keeps float32's accuracy."""
+        return "ieee" if torch.version.hip else "tf32x3"
+
+    def operator(name: str, function, shapes, autograd=None, setup=None):
+        """An operator that torch.compile takes as one piece.
+
+        Designs that differ in numbers alone share it; a second registration would leave the first a dangling handle.
+        """
+        namespace = getattr(torch.ops, f"miras_{STRUCTURE}")
+        if not hasattr(namespace, name):
+            made = torch.library.custom_op(f"miras_{STRUCTURE}::{name}", function, mutates_args=())
+            made.register_fake(shapes)
+            if autograd is not None:
+                made.register_autograd(autograd, setup_context=setup)
+        return getattr(namespace, name).default
+
+
+def plan_tiles(k: Tensor, span: int, reset: Tensor | None, valid: Tensor | None) -> tuple[Layout | None, int, Tensor]:
+    """The grid of a call on keys `[B, T, H, K]`: its layout, tokens a tile, and `[N, P]` int32, 1 where a document starts.
+
+    Without masks the tiles have `span` tokens and no layout; else a document starts a tile of the layout's grid.
+    """
+    batch, time, heads = k.shape[:3]
+    if reset is None and valid is None:
+        return None, span, torch.zeros(-(-time // span), batch * heads, dtype=torch.int32, device=k.device)
+    layout = plan_layout(time, torch.zeros(batch, dtype=torch.long, device=k.device), reset, valid)
+    marks = torch.zeros(layout.chunks, batch, dtype=torch.int32, device=k.device)
+    if layout.fresh is not None:
+        marks += layout.fresh.mT
+    return layout, CHUNK, marks.repeat_interleave(heads, 1)
+
+
+def to_tiles(x: Tensor, layout: Layout | None, tiles: int, span: int) -> Tensor:
+    """`[B, T, H, ...]` -> `[N, P, C, ...]`."""
+    return to_chunks(x if layout is None else to_slots(x, layout), tiles, span)
+
+
+def from_tiles(z: Tensor, like: Tensor, layout: Layout | None, valid: Tensor | None) -> Tensor:
+    """`[N, P, C, V]` -> `[B, T, H, V]`, in the sizes and the type of `like`."""
+    batch, time, heads = like.shape[:3]
+    y = z.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    y = y[:, :time] if layout is None else to_tokens(y, layout, valid)
+    return y.to(like.dtype)
+
+
+def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
+    """`[B, S, H, ...]` -> `[N, P, C, ...]` with P = B * H, and empty slots at the end."""
+    missing = chunks * span - x.shape[1]
+    x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 2) + [0, missing])
+    x = x.unflatten(1, (chunks, span)).permute(1, 0, 3, 2, *range(4, x.ndim + 1))
+    return x.flatten(1, 2).contiguous()
+
+
+if triton is not None:
+
+    @triton.jit
+    def decay_rows(x, tile, start, ROWS: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr):
+        """Tokens of a tile from `start`, in float32; zero before and beyond the tile."""
+        rows = start + tl.arange(0, ROWS)
+        place = (tile * SPAN + rows)[:, None] * K + tl.arange(0, K)[None, :]
+        return tl.load(x + place, mask=((rows >= 0) & (rows < SPAN))[:, None], other=0.0).to(tl.float32)
+
+    @triton.jit
+    def decay_store(x, value, tile, start, K: tl.constexpr, SPAN: tl.constexpr):
+        """The inverse of `decay_rows`, of 16 tokens."""
+        rows = start + tl.arange(0, 16)
+        place = (tile * SPAN + rows)[:, None] * K + tl.arange(0, K)[None, :]
+        tl.store(x + place, value.to(x.dtype.element_ty), mask=((rows >= 0) & (rows < SPAN))[:, None])
+
+    @triton.jit
+    def decay_since_start(a, tile, start, LAG: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr):
+        """What has decayed in a block of 16 tokens when each of them asks."""
+        own = decay_rows(a, tile, start - LAG, 16, K, SPAN)
+        return tl.cumsum(tl.where((tl.arange(0, 16) >= LAG)[:, None], own, 0.0), axis=0)
+
+    @triton.jit
+    def decay_until_end(a, tile, start, K: tl.constexpr, SPAN: tl.constexpr):
+        """What decays in a block of 16 tokens after each of them."""
+        later = decay_rows(a, tile, start + 1, 16, K, SPAN)
+        return tl.cumsum(tl.where((tl.arange(0, 16) < 15)[:, None], later, 0.0), axis=0, reverse=True)
+
+    @triton.jit
+    def decay_total(a, tile, start, K: tl.constexpr, SPAN: tl.constexpr):
+        """What decays in a block of 16 tokens, `[1, K]`."""
+        return tl.sum(decay_rows(a, tile, start, 16, K, SPAN), axis=0, keep_dims=True)
+
+    @triton.jit
+    def decay_places(tile, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr):
+        """Places of the block at (row, column) of a tile's products, and which exist."""
+        rows = row + tl.arange(0, ROWS)
+        columns = column + tl.arange(0, COLUMNS)
+        place = (tile * SPAN + rows)[:, None] * SPAN + columns[None, :]
+        return place, (rows < SPAN)[:, None] & (columns < SPAN)[None, :]
+
+    @triton.jit
+    def decay_block(products, tile, row, column, LAG: tl.constexpr, SPAN: tl.constexpr):
+        """Products of 16 tokens with 16 earlier ones, but for those without decay."""
+        place, exists = decay_places(tile, row, column, 16, 16, SPAN)
+        decayed = row + tl.arange(0, 16)[:, None] > column + tl.arange(0, 16)[None, :] + LAG
+        return tl.load(products + place, mask=exists & decayed, other=0.0)
+
+    @triton.jit
+    def decay_free(products, tile, start, LAG: tl.constexpr, SPAN: tl.constexpr):
+        """Of 16 tokens the products with those `LAG` before, `[16, 1]`; zero where there is none."""
+        rows = start + tl.arange(0, 16)
+        exists = (rows >= LAG) & (rows < SPAN)
+        return tl.load(products + (tile * SPAN + rows) * SPAN + rows - LAG, mask=exists, other=0.0)[:, None]
+
+    @triton.jit
+    def decay_forward(
+        x, y, a, products,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for 16 tokens t of a tile."""
+        KIND: tl.constexpr = x.dtype.element_ty
+        tile = tl.program_id(0).to(tl.int64)
+        start = tl.program_id(1) * 16
+        here = tl.arange(0, 16)
+        ask = decay_rows(x, tile, start, 16, K, SPAN)
+        faded = (ask * tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))).to(KIND)
+        between = tl.zeros([1, K], tl.float32)
+        for back in range(16, start + 16, 16):
+            block = start - back
+            seen = decay_rows(y, tile, block, 16, K, SPAN)
+            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
+            between += decay_total(a, tile, block, K, SPAN)
+            place, exists = decay_places(tile, start, block, 16, 16, SPAN)
+            found = tl.dot(faded, tl.trans(seen.to(KIND)), input_precision=PRECISION)
+            tl.store(products + place, found, mask=exists)
+        own = tl.zeros([16, 16], tl.float32)
+        gap = tl.zeros([16, K], tl.float32)
+        for back in range(16):
+            i = 15 - back
+            gap += tl.where((here > i + LAG)[:, None], decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
+            pair = tl.sum(ask * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap), axis=1)
+            own = tl.where((here == i)[None, :] & (here >= i + STRICT)[:, None], pair[:, None], own)
+        place, exists = decay_places(tile, start, start, 16, 16, SPAN)
+        tl.store(products + place, own, mask=exists)
+
+    @triton.jit
+    def decay_gather(
+        y, a, products, tile, start, KIND: tl.constexpr,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """For 16 tokens t the sum over i of A_ti y_i, each decayed, but for those without decay."""
+        here = tl.arange(0, 16)
+        found = tl.zeros([16, K], tl.float32)
+        between = tl.zeros([1, K], tl.float32)
+        for back in range(16, start + 16, 16):
+            block = start - back
+            seen = decay_rows(y, tile, block, 16, K, SPAN)
+            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
+            between += decay_total(a, tile, block, K, SPAN)
+            factor = decay_block(products, tile, start, block, LAG, SPAN)
+            found = tl.dot(factor.to(KIND), seen.to(KIND), acc=found, input_precision=PRECISION)
+        found *= tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))
+        gap = tl.zeros([16, K], tl.float32)
+        for back in range(16):
+            i = 15 - back
+            decayed = (here > i + LAG)[:, None]
+            gap += tl.where(decayed, decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
+            place, exists = decay_places(tile, start, start + i, 16, 1, SPAN)
+            factor = tl.load(products + place, mask=exists & decayed, other=0.0)
+            found += factor * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap)
+        return found
+
+    @triton.jit
+    def decay_apply(
+        products, y, a, z,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for 16 tokens of a tile."""
+        KIND: tl.constexpr = y.dtype.element_ty
+        tile = tl.program_id(0).to(tl.int64)
+        start = tl.program_id(1) * 16
+        found = decay_gather(y, a, products, tile, start, KIND, K, SPAN, LAG, PRECISION)
+        if STRICT <= LAG:
+            found += decay_free(products, tile, start, LAG, SPAN) * decay_rows(y, tile, start - LAG, 16, K, SPAN)
+        decay_store(z, found, tile, start, K, SPAN)
+
+    @triton.jit
+    def decay_backward(
+        x, y, a, d_products, d_x, d_y, d_late, d_early,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for 16 tokens of a tile: as those that ask, then as those that are seen; of a the gradients of its sums."""
+        KIND: tl.constexpr = x.dtype.element_ty
+        tile = tl.program_id(0).to(tl.int64)
+        start = tl.program_id(1) * 16
+        here = tl.arange(0, 16)
+        found = decay_gather(y, a, d_products, tile, start, KIND, K, SPAN, LAG, PRECISION)
+        decay_store(d_late, found * decay_rows(x, tile, start, 16, K, SPAN), tile, start - LAG, K, SPAN)
+        if STRICT <= LAG:
+            found += decay_free(d_products, tile, start, LAG, SPAN) * decay_rows(y, tile, start - LAG, 16, K, SPAN)
+        decay_store(d_x, found, tile, start, K, SPAN)
+        found = tl.zeros([16, K], tl.float32)
+        between = tl.zeros([1, K], tl.float32)
+        for block in range(start + 16, SPAN, 16):
+            ask = decay_rows(x, tile, block, 16, K, SPAN)
+            ask *= tl.exp(decay_since_start(a, tile, block, LAG, K, SPAN) + between)
+            between += decay_total(a, tile, block, K, SPAN)
+            pull = decay_block(d_products, tile, block, start, LAG, SPAN)
+            found = tl.dot(tl.trans(pull).to(KIND), ask.to(KIND), acc=found, input_precision=PRECISION)
+        found *= tl.exp(decay_until_end(a, tile, start, K, SPAN))
+        gap = tl.zeros([16, K], tl.float32)
+        for t in range(16):
+            decayed = (here < t - LAG)[None, :]
+            gap += tl.where(tl.trans(decayed), decay_rows(a, tile, start + t - LAG, 1, K, SPAN), 0.0)
+            place, exists = decay_places(tile, start + t, start, 1, 16, SPAN)
+            pull = tl.trans(tl.load(d_products + place, mask=exists & decayed, other=0.0))
+            found += pull * decay_rows(x, tile, start + t, 1, K, SPAN) * tl.exp(gap)
+        decay_store(d_early, -found * decay_rows(y, tile, start, 16, K, SPAN), tile, start, K, SPAN)
+        if STRICT <= LAG:
+            ask = decay_rows(x, tile, start + LAG, 16, K, SPAN)
+            found += decay_free(d_products, tile, start + LAG, LAG, SPAN) * ask
+        decay_store(d_y, found, tile, start, K, SPAN)
+
+    def decay_options(x: Tensor, lag: int, strict: bool) -> tuple[tuple[int, int], dict[str, object]]:
+        """Programs of both kernels, and what they take at compile time."""
+        tiles, pairs, span, key = x.shape
+        sizes = {"K": key, "SPAN": span, "LAG": lag, "STRICT": int(strict), "PRECISION": precision()}
+        return (tiles * pairs, -(-span // 16)), sizes | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+
+    def decay_products(x: Tensor, y: Tensor, a: Tensor, lag: int, strict: bool) -> Tensor:
+        """A, zero above the diagonal; `strict`: zero on it, too. Blocks are multiplied in the type of x."""
+        products = torch.zeros_like(decay_shapes(x, y, a, lag, strict))
+        x, y, a = (b.contiguous() for b in (x, y, a))
+        grid, options = decay_options(x, lag, strict)
+        with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors' is
+            decay_forward[grid](x, y, a, products, **options)
+        return products
+
+    def decay_shapes(x: Tensor, y, a: Tensor, lag, strict) -> Tensor:
+        """An empty output of `decay_products`."""
+        return a.new_empty(*x.shape[:3], x.shape[2])
+
+    def decay_pull(
+        x: Tensor, y: Tensor, a: Tensor, d_products: Tensor, lag: int, strict: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the three tensors of `decay_products`."""
+        dx, dy, d_early = decay_gradient_shapes(x, y, a, d_products, lag, strict)
+        d_late = torch.zeros_like(d_early)
+        x, y, a, d_products = (b.contiguous() for b in (x, y, a, d_products))
+        grid, options = decay_options(x, lag, strict)
+        with torch.cuda.device_of(x):
+            decay_backward[grid](x, y, a, d_products, dx, dy, d_late, d_early, **options)
+        return dx, dy, (d_late + d_early).flip(-2).cumsum(-2).flip(-2)
+
+    def decay_gradient_shapes(
+        x: Tensor, y: Tensor, a: Tensor, d_products, lag, strict
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Empty outputs of `decay_pull`."""
+        return x.new_empty(x.shape), y.new_empty(y.shape), a.new_empty(a.shape)
+
+    def decay_setup(ctx, inputs, output) -> None:
+        """Keep the tensors."""
+        ctx.save_for_backward(*inputs[:3])
+        ctx.kind = inputs[3:]
+
+    def decay_autograd(ctx, d_products: Tensor):
+        """From the gradient of A to those of the tensors."""
+        return (*DECAYED_BACKWARD(*ctx.saved_tensors, d_products, *ctx.kind), None, None)
+
+    def decay_applied(products: Tensor, y: Tensor, a: Tensor, lag: int, strict: bool) -> Tensor:
+        """z_t = sum_i A_ti y_i, every channel of y decayed as above; blocks are multiplied in the type of y."""
+        z = decay_applied_shapes(products, y, a, lag, strict)
+        products, y, a = (b.contiguous() for b in (products, y, a))
+        grid, options = decay_options(y, lag, strict)
+        with torch.cuda.device_of(y):
+            decay_apply[grid](products, y, a, z, **options)
+        return z
+
+    def decay_applied_shapes(products: Tensor, y: Tensor, a: Tensor, lag, strict) -> Tensor:
+        """An empty output of `decay_applied`."""
+        return products.new_empty(y.shape)
+
+    def decay_applied_autograd(ctx, dz: Tensor):
+        """The form is linear in A, y and z: their gradients are one another's products."""
+        products, y, a = ctx.saved_tensors
+        dz = dz.to(y.dtype)
+        _, dy, da = DECAYED_BACKWARD(dz, y, a, products, *ctx.kind)
+        return DECAYED(dz, y, a, *ctx.kind), dy, da, None, None
+
+    DECAYED_BACKWARD = operator("decayed_backward", decay_pull, decay_gradient_shapes)
+
+    DECAYED = operator("decayed", decay_products, decay_shapes, decay_autograd, decay_setup)
+
+    APPLIED = operator("applied", decay_applied, decay_applied_shapes, decay_applied_autograd, decay_setup)
+
+
+def decays_before(log_alpha: Tensor, lag: bool) -> Tensor:
+    """What is left of a tile's start at each token `[N, P, C, ...]`; `lag`: before its own decay."""
+    l = log_alpha.cumsum(-2)
+    return (before_write(l, 0.0) if lag else l).exp()
+
+
+def decays_after(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left at a tile's end of each token, and of the tile's start.
+
+    Summed from the end, since a difference of sums, and its gradient, would leave the rounding of what cancels.
+    """
+    later = torch.nn.functional.pad(log_alpha[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+    return later.exp(), log_alpha.sum(-2).exp()
+
+
+def channels_tokens(
+    query: Tensor, key: Tensor, value: Tensor, gates: Mapping[str, Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """What the kernels take of all tiles, as at `channels_forward`, but the marks: pairs, and the others."""
+    eta, k = gates["eta"], key.float()
+    log_alpha = gates["log_alpha"][..., : k.shape[-1]]
+    fade, total = decays_after(log_alpha)
+    asked = query.float() * decays_before(log_alpha, READ_FIRST)
+    pairs = DECAYED(query, key, log_alpha, int(READ_FIRST), READ_FIRST)
+    threshold = torch.ones_like(eta)
+    return pairs * eta[..., None, :], [asked, key, value, threshold, eta[..., None] * k * fade, total]
+
+
+if triton is not None:
+
+    @triton.jit
+    def channels_error(seen, value, state, PRECISION: tl.constexpr):
+        """r of a tile, `[ROWS, HEIGHT]`."""
+        r = value
+        return r
+
+    @triton.jit
+    def channels_forward_state(
+        seen, value, threshold, written, total, row_fade, row_total, marks, carry, first,
+        states, g, final, like, numbers, P, N,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a pair and some rows of its state. `like`: any tensor of the type that is multiplied."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        pair = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * HEIGHT
+        own = weight_places(pair, o, 0, V, K, HEIGHT, K)
+        channels = tl.arange(0, K)
+        state = tl.load(carry + own)
+        for n in range(N):
+            here = n * P + pair
+            fresh = tl.load(marks + here) > 0
+            state = tl.where(fresh, tl.load(first + own), state)
+            tl.store(states + weight_places(here, o, 0, V, K, HEIGHT, K), state)
+            key = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(KIND)
+            aim = load_rows(value, here, o, V, HEIGHT, SPAN, ROWS).to(tl.float32)
+            delta = load_gate(threshold, here, 1.0, SPAN, ROWS)[:, None]
+            write = bias_phi_tile(channels_error(key, aim, state, PRECISION), aim, delta, numbers)
+            store_rows(g, write, here, o, V, HEIGHT, SPAN, ROWS)
+            late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
+            state *= tl.load(total + here * K + channels)[None, :]
+            state *= tl.load(row_total + here * V + o + tl.arange(0, HEIGHT))[:, None]
+            write *= load_rows(row_fade, here, o, V, HEIGHT, SPAN, ROWS)
+            state -= tl.dot(tl.trans(write.to(KIND)), late, input_precision=PRECISION)
+        tl.store(final + own, state)
+
+    @triton.jit
+    def channels_forward_read(
+        asked, pairs, g, states, y, like,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        ASKED: tl.constexpr, ASKED_ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program for a tile and some of its outputs."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * HEIGHT
+        query = load_rows(asked, here, 0, K, K, ASKED, ASKED_ROWS).to(KIND)
+        state = tl.load(states + weight_places(here, o, 0, V, K, HEIGHT, K))
+        answer = tl.dot(query, tl.trans(state).to(KIND), input_precision=PRECISION)
+        store_rows(y, answer, here, o, V, HEIGHT, ASKED, ASKED_ROWS)
+
+    @triton.jit
+    def channels_backward_read(
+        asked, pairs, g, states, d_y, d_asked, d_pairs, d_g, d_read, like,
+        K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+        ASKED: tl.constexpr, ASKED_ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a tile: all that follows from the answers alone, whatever comes later."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        pull = load_rows(d_y, here, 0, V, V, ASKED, ASKED_ROWS).to(KIND)
+        weights = weight_places(here, 0, 0, V, K, V, K)
+        d_query = tl.dot(pull, tl.load(states + weights).to(KIND), input_precision=PRECISION)
+        store_rows(d_asked, d_query, here, 0, K, K, ASKED, ASKED_ROWS)
+        query = load_rows(asked, here, 0, K, K, ASKED, ASKED_ROWS).to(KIND)
+        tl.store(d_read + weights, tl.dot(tl.trans(pull), query, input_precision=PRECISION))
+
+    @triton.jit
+    def channels_backward_state(
+        seen, value, threshold, written, total, row_fade, row_total, marks, states, d_g, d_read, d_final,
+        d_next, d_carry, d_first, like, numbers, P, N,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """From the last tile to the first: the gradient of the state after each tile."""
+        pair = tl.program_id(0).to(tl.int64)
+        o = tl.program_id(1) * HEIGHT
+        own = weight_places(pair, o, 0, V, K, HEIGHT, K)
+        channels = tl.arange(0, K)
+        d_state = tl.load(d_final + own)
+        d_start = tl.zeros([HEIGHT, K], tl.float32)
+        for i in range(N):
+            here = (N - 1 - i) * P + pair
+            place = weight_places(here, o, 0, V, K, HEIGHT, K)
+            tl.store(d_next + place, d_state)
+            d_state *= tl.load(total + here * K + channels)[None, :]
+            d_state *= tl.load(row_total + here * V + o + tl.arange(0, HEIGHT))[:, None]
+            d_state += tl.load(d_read + place)
+            fresh = tl.load(marks + here) > 0
+            d_start += tl.where(fresh, d_state, 0.0)
+            d_state = tl.where(fresh, 0.0, d_state)
+        tl.store(d_carry + own, d_state)
+        tl.store(d_first + own, d_start)
+
+    @triton.jit
+    def channels_backward_write(
+        seen, value, threshold, written, total, row_fade, row_total, states, g, d_g, d_next,
+        d_seen, d_value, d_threshold, d_written, d_total, d_row_fade, d_row_total, like, numbers,
+        K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """A program a tile: what the gradient of the state after it says to its writes and decays."""
+        KIND: tl.constexpr = like.dtype.element_ty
+        here = tl.program_id(0).to(tl.int64)
+        place = weight_places(here, 0, 0, V, K, V, K)
+        state = tl.load(states + place)
+        after = tl.load(d_next + place)
+        kept = state * after
+        write = load_rows(g, here, 0, V, V, SPAN, ROWS)
+        late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
+        push = tl.dot(late, tl.trans(after).to(KIND), input_precision=PRECISION)
+        rows = here * V + tl.arange(0, V)
+        tl.store(d_row_total + rows, tl.sum(kept * tl.load(total + here * K + tl.arange(0, K))[None, :], axis=1))
+        kept *= tl.load(row_total + rows)[:, None]
+        store_rows(d_row_fade, -write * push, here, 0, V, V, SPAN, ROWS)
+        faded = load_rows(row_fade, here, 0, V, V, SPAN, ROWS)
+        write *= faded
+        push *= faded
+        tl.store(d_total + here * K + tl.arange(0, K), tl.sum(kept, axis=0))
+        d_late = -tl.dot(write.to(KIND), after.to(KIND), input_precision=PRECISION)
+        store_rows(d_written, d_late, here, 0, K, K, SPAN, ROWS)
+        d_write = load_rows(d_g, here, 0, V, V, SPAN, ROWS) - push
+        key = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(KIND)
+        aim = load_rows(value, here, 0, V, V, SPAN, ROWS).to(tl.float32)
+        delta = load_gate(threshold, here, 1.0, SPAN, ROWS)[:, None]
+        r = channels_error(key, aim, state, PRECISION)
+        d_r, d_aim, d_delta = bias_phi_vjp_tile(r, aim, delta, d_write, numbers)
+        store_gate(d_threshold, tl.sum(d_delta, axis=1), here, SPAN, ROWS)
+        d_key = tl.zeros([ROWS, K], tl.float32)
+        store_rows(d_seen, d_key, here, 0, K, K, SPAN, ROWS)
+        store_rows(d_value, d_aim, here, 0, V, V, SPAN, ROWS)
+
+    def channels_options(asked: Tensor, value: Tensor) -> tuple[dict[str, object], dict[str, object]]:
+        """What all kernels take at compile time, and what those on reads take besides."""
+        key, (span, width), tokens = asked.shape[3], value.shape[2:], asked.shape[2]
+        sizes: dict[str, object] = {
+            "K": key,
+            "V": width,
+            "SPAN": span,
+            "ROWS": rows_of(span),
+            "PRECISION": precision(),
+            "num_warps": 8 if key * width > 64 * 64 else 4,
+            "num_stages": 1,
+            "enable_fp_fusion": True,
+        }
+        return sizes, {"ASKED": tokens, "ASKED_ROWS": rows_of(tokens)}
+
+    def channels_split(value: Tensor) -> tuple[tuple[int, int], dict[str, object]]:
+        """Programs of the kernels on states, and rows of a state that each takes; a bias may look at all of them."""
+        height = value.shape[3]
+        return (value.shape[1], value.shape[3] // height), {"HEIGHT": height}
+
+    def channels_forward(
+        tokens: list[Tensor], carry: Tensor, first: Tensor, like: Tensor, numbers: list[float]
+    ) -> list[Tensor]:
+        """The answers, the state after the call, the states at tile starts, and the writes g.
+
+        Args:
+            tokens: asked, pairs, seen, value, threshold, written, total, marks (1: a document starts). Where value channels
+                decay, row_fade and row_total besides, and pairs is not used.
+            carry: the state before the call, `[P, V, K]`.
+            first: the state of a new document.
+            like: any tensor of the type that is multiplied.
+            numbers: of the bias.
+        """
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
+        y, final, states, g = channels_shapes(tokens, carry, first, like, numbers)
+        tiles, count = value.shape[:2]
+        own, reads = channels_options(asked, value)
+        grid, split = channels_split(value)
+        block = min(value.shape[3], 64)
+        with torch.cuda.device_of(asked):  # Triton launches on the current device, whatever the tensors' is
+            channels_forward_state[grid](
+                seen, value, threshold, written, total, row_fade, row_total, marks, carry.contiguous(), first.contiguous(),
+                states, g, final, like, tuple(numbers), count, tiles, **own, **split,
+            )
+            channels_forward_read[(tiles * count, value.shape[3] // block)](
+                asked, pairs, g, states, y, like, HEIGHT=block, **own, **reads
+            )
+        return [y, final, states, g]
+
+    def channels_shapes(tokens: list[Tensor], carry: Tensor, first, like, numbers) -> list[Tensor]:
+        """Empty outputs of `channels_forward`."""
+        asked, value = tokens[0], tokens[3]
+        y = carry.new_empty(*asked.shape[:3], value.shape[3])
+        states = carry.new_empty(value.shape[0], *carry.shape)
+        return [y, carry.new_empty(carry.shape), states, carry.new_empty(value.shape)]
+
+    def channels_backward(
+        tokens: list[Tensor],
+        states: Tensor,
+        g: Tensor,
+        dy: Tensor,
+        dfinal: Tensor,
+        dstates: Tensor | None,
+        dwrites: Tensor | None,
+        like: Tensor,
+        numbers: list[float],
+    ) -> list[Tensor]:
+        """Gradients of all tokens but the marks, of carry and of first."""
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
+        found = channels_gradient_shapes(tokens, states, g, dy, dfinal, dstates, dwrites, like, numbers)
+        dasked, dpairs, dseen, dvalue, dthreshold, dwritten, dtotal, *rows, dcarry, dfirst = found
+        drow_fade, drow_total = rows or (dwritten, dtotal)
+        tiles, count = value.shape[:2]
+        dread, dnext = torch.empty_like(states), torch.empty_like(states)
+        # What the answers say to g: found by the read's kernel, or outside.
+        dg = torch.zeros_like(g) if dwrites is None else dwrites.contiguous()
+        dpairs.zero_()
+        own, reads = channels_options(asked, value)
+        grid, split = channels_split(value)
+        sizes = tuple(numbers)
+        with torch.cuda.device_of(asked):
+            channels_backward_read[(tiles * count,)](
+                asked, pairs, g, states, dy.contiguous(), dasked, dpairs, dg, dread, like, **own, **reads
+            )
+            if dstates is not None:
+                dread += dstates
+            channels_backward_state[grid](
+                seen, value, threshold, written, total, row_fade, row_total, marks, states, dg, dread, dfinal.contiguous(),
+                dnext, dcarry, dfirst, like, sizes, count, tiles, **own, **split,
+            )
+            channels_backward_write[(tiles * count,)](
+                seen, value, threshold, written, total, row_fade, row_total, states, g, dg, dnext,
+                dseen, dvalue, dthreshold, dwritten, dtotal, drow_fade, drow_total, like, sizes, **own,
+            )
+        return found
+
+    def channels_gradient_shapes(
+        tokens, states, g, dy, dfinal: Tensor, dstates, dwrites, like, numbers
+    ) -> list[Tensor]:
+        """Empty outputs of `channels_backward`."""
+        return [x.new_empty(x.shape) for x in (*tokens[:7], *tokens[8:], dfinal, dfinal)]
+
+    def channels_setup(ctx, inputs, output) -> None:
+        """Keep the inputs, the states at tile starts and the writes."""
+        ctx.save_for_backward(*inputs[0], inputs[3], *output[2:])
+        ctx.numbers = inputs[4]
+        ctx.shapes = [x.shape for x in output[:2]]
+        ctx.set_materialize_grads(False)
+
+    def channels_autograd(ctx, grads):
+        """From the gradients of the outputs to those of the inputs."""
+        *tokens, like, states, g = ctx.saved_tensors
+        dy, dfinal = (g.new_zeros(s) if d is None else d for d, s in zip(grads[:2], ctx.shapes, strict=True))
+        *found, dcarry, dfirst = CHANNELS_BACKWARD(tokens, states, g, dy, dfinal, grads[2], grads[3], like, ctx.numbers)
+        return [*found[:7], None, *found[7:]], dcarry, dfirst, None, None
+
+    CHANNELS_BACKWARD = operator("channels_backward", channels_backward, channels_gradient_shapes)
+
+    CHANNELS = operator("channels", channels_forward, channels_shapes, channels_autograd, channels_setup)
+
+
+def triton_channels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` on the kernels, for calls that `triton_refusal` does not refuse; same arguments, same returns."""
+    with torch.autocast(q.device.type, enabled=False):
+        return channels_call(q, k, v, gates, initial, state, reset, valid)
+
+
+def channels_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
+    reset: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """In float32: what gates make of a tile, the kernels, and the answers in their places."""
+    batch, time, heads = k.shape[:3]
+    span = min(free_tile(k), 16 * -(-time // 16))
+    layout, span, marks = plan_tiles(k, span, reset, valid)
+
+    def arrange(x: Tensor) -> Tensor:
+        return to_tiles(x, layout, marks.shape[0], span)
+
+    query, key, value = arrange(q), arrange(k), arrange(v)
+    given = {"eta": arrange(gates["eta"].float())}
+    given["log_alpha"] = arrange(gates["log_alpha"].float())
+    pairs, tokens = channels_tokens(query, key, value, given)
+    # What a tile reads of its own writes decays by value channels, and is added below.
+    row_alpha = given["log_alpha"][..., -v.shape[-1] :]
+    tokens = [tokens[0], pairs.new_zeros(1), *tokens[1:], marks, *decays_after(row_alpha)]
+    first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
+    carry = first if state is None else state["state_0"].float().flatten(0, 1)
+    z, final, starts, g = CHANNELS(tokens, carry, first, key, list(TILE_NUMBERS))
+    own = APPLIED(pairs, g.to(key.dtype), row_alpha, int(READ_FIRST), READ_FIRST)
+    z = decays_before(row_alpha, READ_FIRST) * z - own
+    out = {"state_0": final.unflatten(0, (batch, heads))}
+    return from_tiles(z, v, layout, valid), out
+
+
+def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
+    """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
+    if triton is None:
+        return "triton is not installed"
+    interpreted = not isinstance(bias_phi_tile, triton.JITFunction)
+    if not q.is_cuda and not interpreted:
+        return f"tensors are on {q.device.type}, not on a GPU"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no kernel for {q.dtype}"
+    if interpreted and q.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
+        return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
+    if k.shape[1] < 2:
+        return "one token is a step"
+    return ""
+
+
+def under_autocast(x: Tensor) -> Tensor:
+    """Under autocast the kernels take what a matrix product would: its dtype."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+LOG = logging.getLogger(__name__)
+
+
+# Calls by path: `triton`, or the reason why the torch path ran.
+PATHS = {"triton": 0}
+
+
+def triton_takes(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> bool:
+    """Whether this call runs in Triton; counted in `PATHS` and logged the first time, so that nobody need guess which path ran.
+
+    A compiled graph is not counted: its operators have the kernels' names, or it has none.
+    """
+    path = triton_refusal(q, k, v, state) or "triton"
+    if not torch.compiler.is_compiling():
+        if not PATHS.get(path):
+            level = logging.WARNING if q.is_cuda and path != "triton" else logging.INFO
+            LOG.log(level, "the memory runs in %s", "Triton" if path == "triton" else f"torch, not in Triton: {path}")
+        PATHS[path] = PATHS.get(path, 0) + 1
+    return path == "triton"
+
+
+def interpret_without_gpu() -> None:
+    """Start this file again in Triton's interpreter if there is Triton but no GPU."""
+    if triton is not None and not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def triton_outcome(
+    run: Any, inputs: list[Tensor], gates: Mapping[str, Tensor], initial: Mapping[str, Tensor], like: Tensor
+) -> dict[str, Tensor]:
+    """Answers and gradients of a loop or of the kernels, in the type and on the device of `like`."""
+    named = {"q": inputs[0], "k": inputs[1], "v": inputs[2], **gates, **initial}
+    leaves = {name: x.detach().to(like).requires_grad_() for name, x in named.items()}
+    own = [leaves[name] for name in ("q", "k", "v")]
+    out = run(*own, {n: leaves[n] for n in gates}, {n: leaves[n] for n in initial})
+    y = out[0] if isinstance(out, tuple) else out
+    weight = torch.linspace(-1.0, 2.0, y.numel()).view(y.shape).cos().to(like)
+    grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()), allow_unused=True)
+    found = {f"d{name}": g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {name: x.detach().double().cpu() for name, x in {"y": y, **found}.items()}
+
+
+def triton_check() -> bool:
+    """The kernels in float32 against the loop in float64, beside the loop in float32, which loses as much to rounding."""
+    if triton is None:
+        print("kernels: not checked, triton is not installed")
+        return True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, gates, initial = check_inputs(1, CHUNK + 5, 1, 16)
+    # Below the step at which the recurrence amplifies rounding by itself.
+    gates["eta"] = 0.3 * gates["eta"]
+    before = PATHS["triton"]
+    fast = triton_outcome(memory, inputs, gates, initial, torch.zeros((), device=device))
+    if PATHS["triton"] == before:
+        print(f"kernels: FAILED to run: {sorted(PATHS)}")
+        return False
+    exact = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros((), dtype=torch.float64))
+    plain = triton_outcome(slow_memory, inputs, gates, initial, torch.zeros(()))
+    floor = 1e-9 * max(float(x.abs().max()) for x in exact.values())
+    compared = [name for name, x in exact.items() if float(x.abs().max()) > floor]
+    for name in compared:
+        print(f"kernels {name:16s} {deviation(fast[name], exact[name]):.1e}")
+    worst = max(deviation(fast[name], exact[name]) for name in compared)
+    limit = 4.0 * max(deviation(plain[name], exact[name]) for name in compared) + 2e-6
+    where = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
+    print(f"{'ok' if worst < limit else 'FAILED'}: the kernels deviate by {worst:.1e} in {where}, {limit:.1e} allowed")
+    return worst < limit
+
+
 if __name__ == "__main__":
-    raise SystemExit(0 if self_check() else 1)
+    interpret_without_gpu()
+    raise SystemExit(0 if self_check() and triton_check() else 1)

@@ -299,6 +299,11 @@ def gradient(
     return x, g
 
 
+def before_write(x: Tensor, first: float) -> Tensor:
+    """What was so after the token before, `[B, H, C, ...]`; at the chunk's start: `first`."""
+    return torch.cat([torch.full_like(x[..., :1, :], first), x[..., :-1, :]], -2)
+
+
 class Affine(torch.autograd.Function):
     """The walk over the states of N tiles: u = base - seen S',  S_next = total * S + added + u' keys.
 
@@ -1172,6 +1177,33 @@ if triton is not None:
         tl.store(products + place, own, mask=exists)
 
     @triton.jit
+    def decay_gather(
+        y, a, products, tile, start, KIND: tl.constexpr,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, PRECISION: tl.constexpr,
+    ):
+        """For 16 tokens t the sum over i of A_ti y_i, each decayed, but for those without decay."""
+        here = tl.arange(0, 16)
+        found = tl.zeros([16, K], tl.float32)
+        between = tl.zeros([1, K], tl.float32)
+        for back in range(16, start + 16, 16):
+            block = start - back
+            seen = decay_rows(y, tile, block, 16, K, SPAN)
+            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
+            between += decay_total(a, tile, block, K, SPAN)
+            factor = decay_block(products, tile, start, block, LAG, SPAN)
+            found = tl.dot(factor.to(KIND), seen.to(KIND), acc=found, input_precision=PRECISION)
+        found *= tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))
+        gap = tl.zeros([16, K], tl.float32)
+        for back in range(16):
+            i = 15 - back
+            decayed = (here > i + LAG)[:, None]
+            gap += tl.where(decayed, decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
+            place, exists = decay_places(tile, start, start + i, 16, 1, SPAN)
+            factor = tl.load(products + place, mask=exists & decayed, other=0.0)
+            found += factor * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap)
+        return found
+
+    @triton.jit
     def decay_backward(
         x, y, a, d_products, d_x, d_y, d_late, d_early,
         K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
@@ -1181,24 +1213,7 @@ if triton is not None:
         tile = tl.program_id(0).to(tl.int64)
         start = tl.program_id(1) * 16
         here = tl.arange(0, 16)
-        found = tl.zeros([16, K], tl.float32)
-        between = tl.zeros([1, K], tl.float32)
-        for back in range(16, start + 16, 16):
-            block = start - back
-            seen = decay_rows(y, tile, block, 16, K, SPAN)
-            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
-            between += decay_total(a, tile, block, K, SPAN)
-            pull = decay_block(d_products, tile, start, block, LAG, SPAN)
-            found = tl.dot(pull.to(KIND), seen.to(KIND), acc=found, input_precision=PRECISION)
-        found *= tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))
-        gap = tl.zeros([16, K], tl.float32)
-        for back in range(16):
-            i = 15 - back
-            decayed = (here > i + LAG)[:, None]
-            gap += tl.where(decayed, decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
-            place, exists = decay_places(tile, start, start + i, 16, 1, SPAN)
-            pull = tl.load(d_products + place, mask=exists & decayed, other=0.0)
-            found += pull * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap)
+        found = decay_gather(y, a, d_products, tile, start, KIND, K, SPAN, LAG, PRECISION)
         decay_store(d_late, found * decay_rows(x, tile, start, 16, K, SPAN), tile, start - LAG, K, SPAN)
         if STRICT <= LAG:
             found += decay_free(d_products, tile, start, LAG, SPAN) * decay_rows(y, tile, start - LAG, 16, K, SPAN)
@@ -1275,6 +1290,37 @@ if triton is not None:
 
     DECAYED = operator("decayed", decay_products, decay_shapes, decay_autograd, decay_setup)
 
+
+def decays_before(log_alpha: Tensor, lag: bool) -> Tensor:
+    """What is left of a tile's start at each token `[N, P, C, ...]`; `lag`: before its own decay."""
+    l = log_alpha.cumsum(-2)
+    return (before_write(l, 0.0) if lag else l).exp()
+
+
+def decays_after(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left at a tile's end of each token, and of the tile's start.
+
+    Summed from the end, since a difference of sums, and its gradient, would leave the rounding of what cancels.
+    """
+    later = torch.nn.functional.pad(log_alpha[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+    return later.exp(), log_alpha.sum(-2).exp()
+
+
+def channels_tokens(
+    query: Tensor, key: Tensor, value: Tensor, gates: Mapping[str, Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """What the kernels take of all tiles, as at `channels_forward`, but the marks: pairs, and the others."""
+    eta, k = gates["eta"], key.float()
+    log_alpha = gates["log_alpha"][..., : k.shape[-1]]
+    fade, total = decays_after(log_alpha)
+    asked = query.float() * decays_before(log_alpha, READ_FIRST)
+    pairs = DECAYED(query, key, log_alpha, int(READ_FIRST), READ_FIRST)
+    threshold = torch.ones_like(eta)
+    return pairs * eta[..., None, :], [asked, key, value, threshold, eta[..., None] * k * fade, total]
+
+
+if triton is not None:
+
     @triton.jit
     def channels_error(seen, value, state, PRECISION: tl.constexpr):
         """r of a tile, `[ROWS, HEIGHT]`."""
@@ -1283,7 +1329,8 @@ if triton is not None:
 
     @triton.jit
     def channels_forward_state(
-        seen, value, threshold, written, total, marks, carry, first, states, g, final, like, numbers, P, N,
+        seen, value, threshold, written, total, row_fade, row_total, marks, carry, first,
+        states, g, final, like, numbers, P, N,
         K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):
         """A program for a pair and some rows of its state. `like`: any tensor of the type that is multiplied."""
@@ -1320,10 +1367,10 @@ if triton is not None:
         o = tl.program_id(1) * HEIGHT
         query = load_rows(asked, here, 0, K, K, ASKED, ASKED_ROWS).to(KIND)
         state = tl.load(states + weight_places(here, o, 0, V, K, HEIGHT, K))
+        answer = tl.dot(query, tl.trans(state).to(KIND), input_precision=PRECISION)
         place, exists = channels_pairs(here, SPAN, ROWS, ASKED, ASKED_ROWS)
         factor = tl.load(pairs + place, mask=exists, other=0.0).to(KIND)
         write = load_rows(g, here, o, V, HEIGHT, SPAN, ROWS).to(KIND)
-        answer = tl.dot(query, tl.trans(state).to(KIND), input_precision=PRECISION)
         answer -= tl.dot(factor, write, input_precision=PRECISION)
         store_rows(y, answer, here, o, V, HEIGHT, ASKED, ASKED_ROWS)
 
@@ -1358,11 +1405,11 @@ if triton is not None:
 
     @triton.jit
     def channels_backward_state(
-        seen, value, threshold, written, total, marks, states, d_g, d_read, d_final,
+        seen, value, threshold, written, total, row_fade, row_total, marks, states, d_g, d_read, d_final,
         d_next, d_carry, d_first, like, numbers, P, N,
         K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):
-        """From the last tile to the first: the gradient of the state after each tile; `d_g` becomes that of r."""
+        """From the last tile to the first: the gradient of the state after each tile."""
         pair = tl.program_id(0).to(tl.int64)
         o = tl.program_id(1) * HEIGHT
         own = weight_places(pair, o, 0, V, K, HEIGHT, K)
@@ -1383,8 +1430,8 @@ if triton is not None:
 
     @triton.jit
     def channels_backward_write(
-        seen, value, threshold, written, states, g, d_g, d_next,
-        d_seen, d_value, d_threshold, d_written, d_total, like, numbers,
+        seen, value, threshold, written, total, row_fade, row_total, states, g, d_g, d_next,
+        d_seen, d_value, d_threshold, d_written, d_total, d_row_fade, d_row_total, like, numbers,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):
         """A program a tile: what the gradient of the state after it says to its writes and decays."""
@@ -1393,13 +1440,14 @@ if triton is not None:
         place = weight_places(here, 0, 0, V, K, V, K)
         state = tl.load(states + place)
         after = tl.load(d_next + place)
-        tl.store(d_total + here * K + tl.arange(0, K), tl.sum(state * after, axis=0))
-        write = load_rows(g, here, 0, V, V, SPAN, ROWS).to(KIND)
-        d_late = -tl.dot(write, after.to(KIND), input_precision=PRECISION)
-        store_rows(d_written, d_late, here, 0, K, K, SPAN, ROWS)
+        kept = state * after
+        write = load_rows(g, here, 0, V, V, SPAN, ROWS)
         late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
-        d_write = load_rows(d_g, here, 0, V, V, SPAN, ROWS)
-        d_write -= tl.dot(late, tl.trans(after).to(KIND), input_precision=PRECISION)
+        push = tl.dot(late, tl.trans(after).to(KIND), input_precision=PRECISION)
+        tl.store(d_total + here * K + tl.arange(0, K), tl.sum(kept, axis=0))
+        d_late = -tl.dot(write.to(KIND), after.to(KIND), input_precision=PRECISION)
+        store_rows(d_written, d_late, here, 0, K, K, SPAN, ROWS)
+        d_write = load_rows(d_g, here, 0, V, V, SPAN, ROWS) - push
         key = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(KIND)
         aim = load_rows(value, here, 0, V, V, SPAN, ROWS).to(tl.float32)
         delta = load_gate(threshold, here, 1.0, SPAN, ROWS)[:, None]
@@ -1436,13 +1484,15 @@ if triton is not None:
         """The answers, the state after the call, the states at tile starts, and the writes g.
 
         Args:
-            tokens: asked, pairs, seen, value, threshold, written, total, marks (1: a document starts).
+            tokens: asked, pairs, seen, value, threshold, written, total, marks (1: a document starts). Where value channels
+                decay, row_fade and row_total besides, and pairs is not used.
             carry: the state before the call, `[P, V, K]`.
             first: the state of a new document.
             like: any tensor of the type that is multiplied.
             numbers: of the bias.
         """
-        asked, pairs, seen, value, threshold, written, total, marks = (x.contiguous() for x in tokens)
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
         y, final, states, g = channels_shapes(tokens, carry, first, like, numbers)
         tiles, count = value.shape[:2]
         own, reads = channels_options(asked, value)
@@ -1450,8 +1500,8 @@ if triton is not None:
         block = min(value.shape[3], 64)
         with torch.cuda.device_of(asked):  # Triton launches on the current device, whatever the tensors' is
             channels_forward_state[grid](
-                seen, value, threshold, written, total, marks, carry.contiguous(), first.contiguous(), states, g, final, like,
-                tuple(numbers), count, tiles, **own, **split,
+                seen, value, threshold, written, total, row_fade, row_total, marks, carry.contiguous(), first.contiguous(),
+                states, g, final, like, tuple(numbers), count, tiles, **own, **split,
             )
             channels_forward_read[(tiles * count, value.shape[3] // block)](
                 asked, pairs, g, states, y, like, HEIGHT=block, **own, **reads
@@ -1472,15 +1522,20 @@ if triton is not None:
         dy: Tensor,
         dfinal: Tensor,
         dstates: Tensor | None,
+        dwrites: Tensor | None,
         like: Tensor,
         numbers: list[float],
     ) -> list[Tensor]:
         """Gradients of all tokens but the marks, of carry and of first."""
-        asked, pairs, seen, value, threshold, written, total, marks = (x.contiguous() for x in tokens)
-        found = channels_gradient_shapes(tokens, states, g, dy, dfinal, dstates, like, numbers)
-        dasked, dpairs, dseen, dvalue, dthreshold, dwritten, dtotal, dcarry, dfirst = found
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
+        found = channels_gradient_shapes(tokens, states, g, dy, dfinal, dstates, dwrites, like, numbers)
+        dasked, dpairs, dseen, dvalue, dthreshold, dwritten, dtotal, *rows, dcarry, dfirst = found
+        drow_fade, drow_total = rows or (dwritten, dtotal)
         tiles, count = value.shape[:2]
-        dread, dnext, dg = torch.empty_like(states), torch.empty_like(states), torch.empty_like(g)
+        dread, dnext = torch.empty_like(states), torch.empty_like(states)
+        # What the answers say to g: found by the read's kernel, or outside.
+        dg = torch.empty_like(g)
         own, reads = channels_options(asked, value)
         grid, split = channels_split(value)
         sizes = tuple(numbers)
@@ -1491,18 +1546,20 @@ if triton is not None:
             if dstates is not None:
                 dread += dstates
             channels_backward_state[grid](
-                seen, value, threshold, written, total, marks, states, dg, dread, dfinal.contiguous(),
+                seen, value, threshold, written, total, row_fade, row_total, marks, states, dg, dread, dfinal.contiguous(),
                 dnext, dcarry, dfirst, like, sizes, count, tiles, **own, **split,
             )
             channels_backward_write[(tiles * count,)](
-                seen, value, threshold, written, states, g, dg, dnext,
-                dseen, dvalue, dthreshold, dwritten, dtotal, like, sizes, **own,
+                seen, value, threshold, written, total, row_fade, row_total, states, g, dg, dnext,
+                dseen, dvalue, dthreshold, dwritten, dtotal, drow_fade, drow_total, like, sizes, **own,
             )
         return found
 
-    def channels_gradient_shapes(tokens, states, g, dy, dfinal: Tensor, dstates, like, numbers) -> list[Tensor]:
+    def channels_gradient_shapes(
+        tokens, states, g, dy, dfinal: Tensor, dstates, dwrites, like, numbers
+    ) -> list[Tensor]:
         """Empty outputs of `channels_backward`."""
-        return [x.new_empty(x.shape) for x in (*tokens[:7], dfinal, dfinal)]
+        return [x.new_empty(x.shape) for x in (*tokens[:7], *tokens[8:], dfinal, dfinal)]
 
     def channels_setup(ctx, inputs, output) -> None:
         """Keep the inputs, the states at tile starts and the writes."""
@@ -1515,8 +1572,8 @@ if triton is not None:
         """From the gradients of the outputs to those of the inputs."""
         *tokens, like, states, g = ctx.saved_tensors
         dy, dfinal = (g.new_zeros(s) if d is None else d for d, s in zip(grads[:2], ctx.shapes, strict=True))
-        *found, dcarry, dfirst = CHANNELS_BACKWARD(tokens, states, g, dy, dfinal, grads[2], like, ctx.numbers)
-        return [*found, None], dcarry, dfirst, None, None
+        *found, dcarry, dfirst = CHANNELS_BACKWARD(tokens, states, g, dy, dfinal, grads[2], grads[3], like, ctx.numbers)
+        return [*found[:7], None, *found[7:]], dcarry, dfirst, None, None
 
     CHANNELS_BACKWARD = operator("channels_backward", channels_backward, channels_gradient_shapes)
 
@@ -1559,26 +1616,13 @@ def channels_call(
     query, key, value = arrange(q), arrange(k), arrange(v)
     given = {"eta": arrange(gates["eta"].float())}
     given["log_alpha"] = arrange(gates["log_alpha"].float())
-    tokens = channels_tokens(query, key, value, given)
+    pairs, tokens = channels_tokens(query, key, value, given)
+    tokens = [tokens[0], pairs, *tokens[1:], marks]
     first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
     carry = first if state is None else state["state_0"].float().flatten(0, 1)
-    z, final, starts, _ = CHANNELS([*tokens, marks], carry, first, key, list(TILE_NUMBERS))
+    z, final, starts, g = CHANNELS(tokens, carry, first, key, list(TILE_NUMBERS))
     out = {"state_0": final.unflatten(0, (batch, heads))}
     return from_tiles(z, v, layout, valid), out
-
-
-def channels_tokens(query: Tensor, key: Tensor, value: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-    """What the kernels take of all tiles, as at `channels_forward`, but the marks."""
-    eta, k = gates["eta"], key.float()
-    log_alpha = gates["log_alpha"]
-    l = log_alpha.cumsum(-2)
-    # What decays after a token, summed by itself: a difference of l, and its gradient, would leave the rounding of what cancels.
-    after = torch.nn.functional.pad(log_alpha[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
-    fade, total = after.exp(), l[..., -1, :].exp()
-    asked = query.float() * l.exp()
-    pairs = DECAYED(query, key, log_alpha, int(READ_FIRST), READ_FIRST)
-    threshold = torch.ones_like(eta)
-    return [asked, pairs * eta[..., None, :], key, value, threshold, eta[..., None] * k * fade, total]
 
 
 def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:

@@ -92,7 +92,7 @@ def test_two_values_of_a_number_share_an_operator(interpreted: dict[str, Any]) -
     assert max(interpreted["twins"]) < tolerance("triton")
 
 
-@pytest.mark.parametrize("case", ["everywhere", "in places"])
+@pytest.mark.parametrize("case", ["everywhere", "in places", "of rows, too"])
 def test_strong_decays_of_channels_neither_overflow_nor_lose_digits(interpreted: dict[str, Any], case: str) -> None:
     """Outputs and all gradients, those of the decays included."""
     errors, own = interpreted["strong"][case]
@@ -102,7 +102,7 @@ def test_strong_decays_of_channels_neither_overflow_nor_lose_digits(interpreted:
     )
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "decayed"])
+@pytest.mark.parametrize("family", [*FAMILIES, "decayed", "outer channels", "outer applied"])
 def test_opcheck(interpreted: dict[str, Any], family: str) -> None:
     assert set(interpreted["opcheck"][family].values()) == {"SUCCESS"}
 
@@ -186,8 +186,8 @@ def test_the_default_suite_meets_every_family_bias_and_mirror_map() -> None:
 
 def test_each_design_has_the_family_that_serves_it() -> None:
     outside = [
-        design(L2(), L2Retention(gate="row")),
-        design(L2(), L2Retention(gate="outer")),
+        design(L2(), L2Retention(gate="row"), Momentum()),
+        design(L2(), L2Retention(gate="outer"), GradientDescent(gradient="online")),
         design(L2(), algorithm=Muon()),
         design(L2(), algorithm=MultiStep()),
         design(L2(), algorithm=Newton()),

@@ -84,10 +84,10 @@ def _recorded(module: ModuleType, arch: int) -> list[tuple[Any, tuple[Any, ...],
 
     heads, time = 2, 128
     q, k, v = (torch.zeros(1, time, heads, DIM, dtype=DTYPE, requires_grad=True) for _ in range(3))
-    wide = {"log_alpha": module.DESIGN["retention"].get("gate") == "channel"}
-    wide["erase"] = module.DESIGN["algorithm"].get("strengths") == "channel"
+    channels = {"channel": [DIM], "row": [DIM], "outer": [2 * DIM]}
+    kinds = {"log_alpha": module.DESIGN["retention"].get("gate"), "erase": module.DESIGN["algorithm"].get("strengths")}
     gates = {
-        name: torch.zeros(1, time, heads, *([DIM] if wide.get(name) else []), requires_grad=True) for name in GATES
+        name: torch.zeros(1, time, heads, *channels.get(kinds.get(name, ""), []), requires_grad=True) for name in GATES
     }
     initial = {
         f"state_{i}": torch.zeros(heads, out, inner, requires_grad=True)

@@ -46,12 +46,13 @@ def has_kernels(design: Design) -> str:
 
     linear: a matrix with identity mirror map and scalar gate or none, gradients frozen for a chunk, exact reads.
     delta: the online delta rule with scalar gate or none, in either order, with tied, decoupled or implicit strengths.
-    channels: both with a gate for every key channel; the delta rule that erases by channels, whatever its gate.
+    channels: both with a gate for every key channel, the first also for value channels or both; the delta rule that erases by
+        channels, whatever its gate.
     dense: one or two layers with or without offset, any dual mirror map without one, momentum, exact or lagged reads.
     """
     if why_no_kernels(design):
         return ""
-    if design.retention.gated == "channel" or design.algorithm.erases_channels:
+    if design.retention.gated not in ("none", "scalar") or design.algorithm.erases_channels:
         return "channels"
     if design.algorithm.online:
         return "delta"
@@ -66,15 +67,15 @@ def why_no_kernels(design: Design) -> str:
         return "the memory is a cache"
     if algorithm.least_squares:
         return "the memory is the solution of a regression"
-    channels = retention.gated == "channel"
-    if retention.gated not in ("none", "scalar") and not channels:
-        return f"a {retention.gated} gate"
+    channels = retention.gated not in ("none", "scalar")
     if retention.klass != "dual":
         return f"a {retention.klass} gate"
     if memory.diagonal:
         return "the memory is diagonal"
     if channels and not (memory.linear and retention.linear and not algorithm.momentum):
-        return "a channel gate on other than a matrix with identity mirror map and without momentum"
+        return f"a {retention.gated} gate on other than a matrix with identity mirror map and without momentum"
+    if algorithm.online and retention.gated in ("row", "outer"):
+        return f"a {retention.gated} gate of the online rule, whose value channels have a system each"
     if algorithm.steps_ > 1:
         return f"{algorithm.steps_} steps a token"
     if algorithm.online:

@@ -72,7 +72,7 @@ def inputs(chosen: Design, batch: int, time: int, heads: int, k: int, v: int) ->
     if chosen.algorithm.momentum:
         out["log_mu"] = torch.nn.functional.logsigmoid(normal(batch, time, heads))
     if chosen.retention.gated != "none":
-        wide = [k] if chosen.retention.gated == "channel" else []
+        wide = {"channel": [k], "row": [v], "outer": [k + v]}.get(chosen.retention.gated, [])
         out["log_alpha"] = torch.nn.functional.logsigmoid(3.0 + normal(batch, time, heads, *wide))
     if chosen.bias.thresholded:
         out["delta"] = (v**0.5 if chosen.bias.of_norm else 1.0) * normal(batch, time, heads).mul(0.5).exp()

@@ -42,7 +42,11 @@ DELTA = {
 
 CHANNEL = L2Retention(gate="channel")
 ERASING = ONLINE.model_copy(update={"strengths": "channel"})
-CHANNELS = {name: NAMED[name].design for name in ("gla", "rwkv7")} | {
+CHANNELS = {name: NAMED[name].design for name in ("gla", "rwkv7", "decaying-fast-weights")} | {
+    "rows, huber norm, read first": design(
+        Huber(form="norm"), L2Retention(gate="row"), GradientDescent(chunk=40, read_order="read_first")
+    ),
+    "outer, l2, ascent": design(L2(), L2Retention(gate="outer"), GradientDescent(chunk=12, sign="ascent")),
     "channels, l2 in chunks of 40": design(L2(), CHANNEL, GradientDescent(chunk=40)),
     "channels, dot, read first": design(Dot(), CHANNEL, GradientDescent(read_order="read_first")),
     "channels, huber norm, ascent": design(Huber(form="norm"), CHANNEL, GradientDescent(chunk=12, sign="ascent")),
@@ -94,6 +98,7 @@ COMPILED = (
     "rwkv7",
     "channels, huber norm, ascent",
     "channels, decay first",
+    "outer, l2, ascent",
     "yaad",
     "moneta-r",
     "matrix, softmax",

@@ -83,7 +83,7 @@ def inputs(chosen, time=21, batch=1, heads=1, seed=0):
     step = (0.5 if chosen.memory.linear else 0.1) * (0.2 if chosen.bias.superlinear else 1.0)
     gates = {"eta": step * normal(batch, time, heads).sigmoid()}
     if chosen.retention.gated != "none":
-        wide = [key] if chosen.retention.gated == "channel" else []
+        wide = {"channel": [key], "row": [value], "outer": [key + value]}.get(chosen.retention.gated, [])
         gates["log_alpha"] = torch.nn.functional.logsigmoid(2.0 + normal(batch, time, heads, *wide))
     if chosen.bias.thresholded:
         scale = value**0.5 if chosen.bias.of_norm else 1.0
@@ -248,6 +248,10 @@ def checks():
     gla = CHANNELS["gla"].canonical()
     out["strong"] = {"everywhere": strong(*modules["channels"], 1.0)}
     out["strong"]["in places"] = strong(gla, load("accumulating", emit(gla)), 0.3)
+    outer = CHANNELS["decaying-fast-weights"].canonical()
+    fading = load("fading", emit(outer))
+    out["strong"]["of rows, too"] = strong(outer, fading, 0.3)
+    out["opcheck"] |= {f"outer {name.lower()}": opcheck(fading, name, outer) for name in ("CHANNELS", "APPLIED")}
     return out
 
 

@@ -1,18 +1,16 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-"""A matrix whose key channels decay each by itself, in Triton: frozen chunks with any bias, and the online delta rule.
+"""A matrix whose channels decay each by itself, in Triton: frozen chunks with any bias, and the online delta rule.
 
-Within a tile, with S the state at its start and all decays made by torch into scaled tokens (`triton_decay` makes `pairs`),
+Within a tile, with S the state at its start and tokens scaled by the gates as in `triton_channels_tokens`,
 
     g = phi(seen S' - value),   y = asked S' - pairs g,   S' <- S Diag(total) - g' written
 
-- frozen chunks: seen and value are k and v, written_i = eta_i exp(l_C - l_i) k_i, pairs_ti = eta_i sum_c q_tc k_ic exp(l_tc - l_ic).
-- the delta rule: -g are the writes u, and phi(r) = r. They solve a unit lower-triangular system; with R its inverse
-  seen = R (erase exp(s) k) and value = R (eta v), s the decay that the error has seen.
-- erasing by channels, W_t = W_{t-1} Diag(alpha_t) - p_t (erase_t * k_t)' + eta_t v_t k_t' with p_t = W~ k_t: a tile has twice as many
-  writes as tokens. The p solve a system, seen and value are its solution; the writes of values, behind them, see nothing.
+Where value channels decay, S' <- Diag(row_total) S Diag(total) - (g * row_fade)' written. The kernels then read from S alone;
+torch lets the answers decay and adds what `triton_decay` applies of pairs to g.
 
 Shape legend: N tiles, P pairs of batch and head, C tokens a tile, W = SPAN writes; asked `[N, P, C, K]`, seen, written
-`[N, P, W, K]`, value, g `[N, P, W, V]`, pairs `[N, P, C, W]`, total `[N, P, K]`, states `[N, P, V, K]`.
+`[N, P, W, K]`, value, g, row_fade `[N, P, W, V]`, pairs `[N, P, C, W]`, total `[N, P, K]`, row_total `[N, P, V]`, states
+`[N, P, V, K]`.
 """
 
 from collections.abc import Mapping
@@ -20,20 +18,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.chunk import before_write
 from miras_search.codegen.skeletons.slots import (
-    ASCENT,
     CHUNK,
     CHUNKED,
-    DECAY_FIRST,
     DECOUPLED,
     ERASE_CHANNELS,
     GATE,
-    IMPLICIT,
     ONLINE,
     READ_FIRST,
     THRESHOLDED,
 )
+from miras_search.codegen.skeletons.triton_channels_tokens import channels_tokens, decays_after, decays_before
 from miras_search.codegen.skeletons.triton_slots import TILE_NUMBERS
 from miras_search.codegen.skeletons.triton_tiles import from_tiles, plan_tiles, to_tiles
 
@@ -44,8 +39,8 @@ except ImportError:
     triton = None
 
 if triton is not None:
-    from miras_search.codegen.skeletons.triton_decay import DECAYED
-    from miras_search.codegen.skeletons.triton_slots import STATE_FREE, bias_phi_tile, bias_phi_vjp_tile
+    from miras_search.codegen.skeletons.triton_decay import APPLIED
+    from miras_search.codegen.skeletons.triton_slots import ROW_GATE, STATE_FREE, bias_phi_tile, bias_phi_vjp_tile
     from miras_search.codegen.skeletons.triton_tiles import (
         free_tile,
         load_gate,
@@ -69,7 +64,8 @@ if triton is not None:
 
     @triton.jit
     def channels_forward_state(
-        seen, value, threshold, written, total, marks, carry, first, states, g, final, like, numbers, P, N,
+        seen, value, threshold, written, total, row_fade, row_total, marks, carry, first,
+        states, g, final, like, numbers, P, N,
         K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """A program for a pair and some rows of its state. `like`: any tensor of the type that is multiplied."""
@@ -91,6 +87,9 @@ if triton is not None:
             store_rows(g, write, here, o, V, HEIGHT, SPAN, ROWS)
             late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
             state *= tl.load(total + here * K + channels)[None, :]
+            if ROW_GATE:
+                state *= tl.load(row_total + here * V + o + tl.arange(0, HEIGHT))[:, None]
+                write *= load_rows(row_fade, here, o, V, HEIGHT, SPAN, ROWS)
             state -= tl.dot(tl.trans(write.to(KIND)), late, input_precision=PRECISION)
         tl.store(final + own, state)
 
@@ -106,11 +105,12 @@ if triton is not None:
         o = tl.program_id(1) * HEIGHT
         query = load_rows(asked, here, 0, K, K, ASKED, ASKED_ROWS).to(KIND)
         state = tl.load(states + weight_places(here, o, 0, V, K, HEIGHT, K))
-        place, exists = channels_pairs(here, SPAN, ROWS, ASKED, ASKED_ROWS)
-        factor = tl.load(pairs + place, mask=exists, other=0.0).to(KIND)
-        write = load_rows(g, here, o, V, HEIGHT, SPAN, ROWS).to(KIND)
         answer = tl.dot(query, tl.trans(state).to(KIND), input_precision=PRECISION)
-        answer -= tl.dot(factor, write, input_precision=PRECISION)
+        if not ROW_GATE:
+            place, exists = channels_pairs(here, SPAN, ROWS, ASKED, ASKED_ROWS)
+            factor = tl.load(pairs + place, mask=exists, other=0.0).to(KIND)
+            write = load_rows(g, here, o, V, HEIGHT, SPAN, ROWS).to(KIND)
+            answer -= tl.dot(factor, write, input_precision=PRECISION)
         store_rows(y, answer, here, o, V, HEIGHT, ASKED, ASKED_ROWS)
 
     @triton.jit
@@ -136,19 +136,20 @@ if triton is not None:
         store_rows(d_asked, d_query, here, 0, K, K, ASKED, ASKED_ROWS)
         query = load_rows(asked, here, 0, K, K, ASKED, ASKED_ROWS).to(KIND)
         tl.store(d_read + weights, tl.dot(tl.trans(pull), query, input_precision=PRECISION))
-        place, exists = channels_pairs(here, SPAN, ROWS, ASKED, ASKED_ROWS)
-        write = load_rows(g, here, 0, V, V, SPAN, ROWS).to(KIND)
-        tl.store(d_pairs + place, -tl.dot(pull, tl.trans(write), input_precision=PRECISION), mask=exists)
-        factor = tl.load(pairs + place, mask=exists, other=0.0).to(KIND)
-        store_rows(d_g, -tl.dot(tl.trans(factor), pull, input_precision=PRECISION), here, 0, V, V, SPAN, ROWS)
+        if not ROW_GATE:
+            place, exists = channels_pairs(here, SPAN, ROWS, ASKED, ASKED_ROWS)
+            write = load_rows(g, here, 0, V, V, SPAN, ROWS).to(KIND)
+            tl.store(d_pairs + place, -tl.dot(pull, tl.trans(write), input_precision=PRECISION), mask=exists)
+            factor = tl.load(pairs + place, mask=exists, other=0.0).to(KIND)
+            store_rows(d_g, -tl.dot(tl.trans(factor), pull, input_precision=PRECISION), here, 0, V, V, SPAN, ROWS)
 
     @triton.jit
     def channels_backward_state(
-        seen, value, threshold, written, total, marks, states, d_g, d_read, d_final,
+        seen, value, threshold, written, total, row_fade, row_total, marks, states, d_g, d_read, d_final,
         d_next, d_carry, d_first, like, numbers, P, N,
         K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """From the last tile to the first: the gradient of the state after each tile; `d_g` becomes that of r."""
+        """From the last tile to the first: the gradient of the state after each tile."""
         pair = tl.program_id(0).to(tl.int64)
         o = tl.program_id(1) * HEIGHT
         own = weight_places(pair, o, 0, V, K, HEIGHT, K)
@@ -162,14 +163,18 @@ if triton is not None:
             if not STATE_FREE:
                 KIND: tl.constexpr = like.dtype.element_ty
                 late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
-                d_write = load_rows(d_g, here, o, V, HEIGHT, SPAN, ROWS)
-                d_write -= tl.dot(late, tl.trans(d_state).to(KIND), input_precision=PRECISION)
+                push = tl.dot(late, tl.trans(d_state).to(KIND), input_precision=PRECISION)
+                if ROW_GATE:
+                    push *= load_rows(row_fade, here, o, V, HEIGHT, SPAN, ROWS)
+                d_write = load_rows(d_g, here, o, V, HEIGHT, SPAN, ROWS) - push
                 key = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(KIND)
                 aim = load_rows(value, here, o, V, HEIGHT, SPAN, ROWS).to(tl.float32)
                 delta = load_gate(threshold, here, 1.0, SPAN, ROWS)[:, None]
                 r = channels_error(key, aim, tl.load(states + place), PRECISION)
                 d_r, _, _ = bias_phi_vjp_tile(r, aim, delta, d_write, numbers)
             d_state *= tl.load(total + here * K + channels)[None, :]
+            if ROW_GATE:
+                d_state *= tl.load(row_total + here * V + o + tl.arange(0, HEIGHT))[:, None]
             if not STATE_FREE:
                 d_state += tl.dot(tl.trans(d_r.to(KIND)), key, input_precision=PRECISION)
             d_state += tl.load(d_read + place)
@@ -181,8 +186,8 @@ if triton is not None:
 
     @triton.jit
     def channels_backward_write(
-        seen, value, threshold, written, states, g, d_g, d_next,
-        d_seen, d_value, d_threshold, d_written, d_total, like, numbers,
+        seen, value, threshold, written, total, row_fade, row_total, states, g, d_g, d_next,
+        d_seen, d_value, d_threshold, d_written, d_total, d_row_fade, d_row_total, like, numbers,
         K: tl.constexpr, V: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """A program a tile: what the gradient of the state after it says to its writes and decays."""
@@ -191,13 +196,22 @@ if triton is not None:
         place = weight_places(here, 0, 0, V, K, V, K)
         state = tl.load(states + place)
         after = tl.load(d_next + place)
-        tl.store(d_total + here * K + tl.arange(0, K), tl.sum(state * after, axis=0))
-        write = load_rows(g, here, 0, V, V, SPAN, ROWS).to(KIND)
-        d_late = -tl.dot(write, after.to(KIND), input_precision=PRECISION)
-        store_rows(d_written, d_late, here, 0, K, K, SPAN, ROWS)
+        kept = state * after
+        write = load_rows(g, here, 0, V, V, SPAN, ROWS)
         late = load_rows(written, here, 0, K, K, SPAN, ROWS).to(KIND)
-        d_write = load_rows(d_g, here, 0, V, V, SPAN, ROWS)
-        d_write -= tl.dot(late, tl.trans(after).to(KIND), input_precision=PRECISION)
+        push = tl.dot(late, tl.trans(after).to(KIND), input_precision=PRECISION)
+        if ROW_GATE:
+            rows = here * V + tl.arange(0, V)
+            tl.store(d_row_total + rows, tl.sum(kept * tl.load(total + here * K + tl.arange(0, K))[None, :], axis=1))
+            kept *= tl.load(row_total + rows)[:, None]
+            store_rows(d_row_fade, -write * push, here, 0, V, V, SPAN, ROWS)
+            faded = load_rows(row_fade, here, 0, V, V, SPAN, ROWS)
+            write *= faded
+            push *= faded
+        tl.store(d_total + here * K + tl.arange(0, K), tl.sum(kept, axis=0))
+        d_late = -tl.dot(write.to(KIND), after.to(KIND), input_precision=PRECISION)
+        store_rows(d_written, d_late, here, 0, K, K, SPAN, ROWS)
+        d_write = load_rows(d_g, here, 0, V, V, SPAN, ROWS) - push
         key = load_rows(seen, here, 0, K, K, SPAN, ROWS).to(KIND)
         aim = load_rows(value, here, 0, V, V, SPAN, ROWS).to(tl.float32)
         delta = load_gate(threshold, here, 1.0, SPAN, ROWS)[:, None]
@@ -239,13 +253,15 @@ if triton is not None:
         """The answers, the state after the call, the states at tile starts, and the writes g.
 
         Args:
-            tokens: asked, pairs, seen, value, threshold, written, total, marks (1: a document starts).
+            tokens: asked, pairs, seen, value, threshold, written, total, marks (1: a document starts). Where value channels
+                decay, row_fade and row_total besides, and pairs is not used.
             carry: the state before the call, `[P, V, K]`.
             first: the state of a new document.
             like: any tensor of the type that is multiplied.
             numbers: of the bias.
         """
-        asked, pairs, seen, value, threshold, written, total, marks = (x.contiguous() for x in tokens)
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
         y, final, states, g = channels_shapes(tokens, carry, first, like, numbers)
         tiles, count = value.shape[:2]
         own, reads = channels_options(asked, value)
@@ -253,8 +269,8 @@ if triton is not None:
         block = min(value.shape[3], 64)
         with torch.cuda.device_of(asked):  # Triton launches on the current device, whatever the tensors' is
             channels_forward_state[grid](
-                seen, value, threshold, written, total, marks, carry.contiguous(), first.contiguous(), states, g, final, like,
-                tuple(numbers), count, tiles, **own, **split,
+                seen, value, threshold, written, total, row_fade, row_total, marks, carry.contiguous(), first.contiguous(),
+                states, g, final, like, tuple(numbers), count, tiles, **own, **split,
             )  # fmt: skip
             channels_forward_read[(tiles * count, value.shape[3] // block)](
                 asked, pairs, g, states, y, like, HEIGHT=block, **own, **reads
@@ -275,15 +291,24 @@ if triton is not None:
         dy: Tensor,
         dfinal: Tensor,
         dstates: Tensor | None,
+        dwrites: Tensor | None,
         like: Tensor,
         numbers: list[float],
     ) -> list[Tensor]:
         """Gradients of all tokens but the marks, of carry and of first."""
-        asked, pairs, seen, value, threshold, written, total, marks = (x.contiguous() for x in tokens)
-        found = channels_gradient_shapes(tokens, states, g, dy, dfinal, dstates, like, numbers)
-        dasked, dpairs, dseen, dvalue, dthreshold, dwritten, dtotal, dcarry, dfirst = found
+        asked, pairs, seen, value, threshold, written, total, marks, *rows = (x.contiguous() for x in tokens)
+        row_fade, row_total = rows or (written, total)
+        found = channels_gradient_shapes(tokens, states, g, dy, dfinal, dstates, dwrites, like, numbers)
+        dasked, dpairs, dseen, dvalue, dthreshold, dwritten, dtotal, *rows, dcarry, dfirst = found
+        drow_fade, drow_total = rows or (dwritten, dtotal)
         tiles, count = value.shape[:2]
-        dread, dnext, dg = torch.empty_like(states), torch.empty_like(states), torch.empty_like(g)
+        dread, dnext = torch.empty_like(states), torch.empty_like(states)
+        # What the answers say to g: found by the read's kernel, or outside.
+        if ROW_GATE:
+            dg = torch.zeros_like(g) if dwrites is None else dwrites.contiguous()
+            dpairs.zero_()
+        else:
+            dg = torch.empty_like(g)
         own, reads = channels_options(asked, value)
         grid, split = channels_split(value)
         sizes = tuple(numbers)
@@ -294,18 +319,20 @@ if triton is not None:
             if dstates is not None:
                 dread += dstates
             channels_backward_state[grid](
-                seen, value, threshold, written, total, marks, states, dg, dread, dfinal.contiguous(),
+                seen, value, threshold, written, total, row_fade, row_total, marks, states, dg, dread, dfinal.contiguous(),
                 dnext, dcarry, dfirst, like, sizes, count, tiles, **own, **split,
             )  # fmt: skip
             channels_backward_write[(tiles * count,)](
-                seen, value, threshold, written, states, g, dg, dnext,
-                dseen, dvalue, dthreshold, dwritten, dtotal, like, sizes, **own,
+                seen, value, threshold, written, total, row_fade, row_total, states, g, dg, dnext,
+                dseen, dvalue, dthreshold, dwritten, dtotal, drow_fade, drow_total, like, sizes, **own,
             )  # fmt: skip
         return found
 
-    def channels_gradient_shapes(tokens, states, g, dy, dfinal: Tensor, dstates, like, numbers) -> list[Tensor]:
+    def channels_gradient_shapes(
+        tokens, states, g, dy, dfinal: Tensor, dstates, dwrites, like, numbers
+    ) -> list[Tensor]:
         """Empty outputs of `channels_backward`."""
-        return [x.new_empty(x.shape) for x in (*tokens[:7], dfinal, dfinal)]
+        return [x.new_empty(x.shape) for x in (*tokens[:7], *tokens[8:], dfinal, dfinal)]
 
     def channels_setup(ctx, inputs, output) -> None:
         """Keep the inputs, the states at tile starts and the writes."""
@@ -318,8 +345,8 @@ if triton is not None:
         """From the gradients of the outputs to those of the inputs."""
         *tokens, like, states, g = ctx.saved_tensors
         dy, dfinal = (g.new_zeros(s) if d is None else d for d, s in zip(grads[:2], ctx.shapes, strict=True))
-        *found, dcarry, dfirst = CHANNELS_BACKWARD(tokens, states, g, dy, dfinal, grads[2], like, ctx.numbers)
-        return [*found, None], dcarry, dfirst, None, None
+        *found, dcarry, dfirst = CHANNELS_BACKWARD(tokens, states, g, dy, dfinal, grads[2], grads[3], like, ctx.numbers)
+        return [*found[:7], None, *found[7:]], dcarry, dfirst, None, None
 
     CHANNELS_BACKWARD = operator("channels_backward", channels_backward, channels_gradient_shapes)
     CHANNELS = operator("channels", channels_forward, channels_shapes, channels_autograd, channels_setup)
@@ -371,10 +398,19 @@ def channels_call(
         given["delta"] = arrange(gates["delta"].float())
     if DECOUPLED:
         given["erase"] = arrange(gates["erase"].float())
-    tokens = channels_tokens(query, key, value, given)
+    pairs, tokens = channels_tokens(query, key, value, given)
+    if GATE in ("row", "outer"):
+        # What a tile reads of its own writes decays by value channels, and is added below.
+        row_alpha = given["log_alpha"][..., -v.shape[-1] :]
+        tokens = [tokens[0], pairs.new_zeros(1), *tokens[1:], marks, *decays_after(row_alpha)]
+    else:
+        tokens = [tokens[0], pairs, *tokens[1:], marks]
     first = initial["state_0"].float().expand(batch, *initial["state_0"].shape[-3:]).flatten(0, 1).contiguous()
     carry = first if state is None else state["state_0"].float().flatten(0, 1)
-    z, final, starts, _ = CHANNELS([*tokens, marks], carry, first, key, list(TILE_NUMBERS))
+    z, final, starts, g = CHANNELS(tokens, carry, first, key, list(TILE_NUMBERS))
+    if GATE in ("row", "outer"):
+        own = APPLIED(pairs, g.to(key.dtype), row_alpha, int(READ_FIRST), READ_FIRST)
+        z = decays_before(row_alpha, READ_FIRST) * z - own
     out = {"state_0": final.unflatten(0, (batch, heads))}
     if CHUNKED:
         starts = starts.unflatten(1, (batch, heads))
@@ -388,56 +424,3 @@ def channels_call(
                 before = torch.zeros_like(opened) if state is None else state["frozen_0"]
                 out["frozen_0"] = torch.where(layout.opens.any(1)[:, None, None, None], opened, before)
     return from_tiles(z, v, layout, valid), out
-
-
-def channels_tokens(query: Tensor, key: Tensor, value: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-    """What the kernels take of all tiles, as at `channels_forward`, but the marks."""
-    eta, k = gates["eta"], key.float()
-    if GATE == "channel":
-        log_alpha = gates["log_alpha"]
-    elif GATE == "scalar":
-        log_alpha = gates["log_alpha"][..., None].expand(k.shape)
-    else:
-        log_alpha = torch.zeros_like(k)
-    if IMPLICIT:
-        eta = eta / (1.0 + eta * k.square().sum(-1))
-    if ASCENT:
-        eta = -eta
-    l = log_alpha.cumsum(-2)
-    # What decays after a token, summed by itself: a difference of l, and its gradient, would leave the rounding of what cancels.
-    after = torch.nn.functional.pad(log_alpha[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
-    fade, total = after.exp(), l[..., -1, :].exp()
-    if READ_FIRST:
-        asked = query.float() * before_write(l, 0.0).exp()
-    else:
-        asked = query.float() * l.exp()
-    pairs = DECAYED(query, key, log_alpha, int(READ_FIRST), READ_FIRST)
-    threshold = gates["delta"] if THRESHOLDED else torch.ones_like(eta)
-    if not ONLINE:
-        return [asked, pairs * eta[..., None, :], key, value, threshold, eta[..., None] * k * fade, total]
-    if DECAY_FIRST:
-        lag, held = 0, l.exp() * k
-    else:
-        lag, held = 1, before_write(l, 0.0).exp() * k
-    if DECOUPLED:
-        erase = gates["erase"]
-        if ASCENT:
-            erase = -erase
-    else:
-        erase = eta
-    system = DECAYED(key, key, log_alpha, lag, True)
-    if ERASE_CHANNELS:
-        erased, write = erase * k, eta[..., None] * value
-        right = torch.cat([-(system @ write), held], -1)
-        solved = torch.linalg.solve_triangular(
-            DECAYED(key, erased, log_alpha, lag, True), right, upper=False, unitriangular=True
-        )
-        base, seen = solved.split([value.shape[-1], k.shape[-1]], -1)
-        pairs = torch.cat([DECAYED(query, erased, log_alpha, int(READ_FIRST), READ_FIRST), pairs], -1)
-        seen, base = torch.cat([seen, torch.zeros_like(k)], -2), torch.cat([base, write], -2)
-        threshold = torch.ones_like(pairs[..., 0, :])
-        return [asked, pairs, seen, base, threshold, torch.cat([erased * fade, k * fade], -2), total]
-    right = torch.cat([eta[..., None] * value, erase[..., None] * held], -1)
-    solved = torch.linalg.solve_triangular(erase[..., None] * system, right, upper=False, unitriangular=True)
-    base, seen = solved.split([value.shape[-1], k.shape[-1]], -1)
-    return [asked, pairs, seen, base, threshold, k * fade, total]

@@ -3,7 +3,9 @@
 
     A_ti = sum_c x_tc y_ic exp(sum_{i < j <= t - LAG} a_jc)    for i <= t, or i < t
 
-a is the log decay, at most 0; LAG is 1 where t sees the decays before its own, else 0. A tile is taken in blocks of 16 tokens. Between
+or A is given and applied, z_tc = sum_i A_ti y_ic exp(...); the form is linear in A, x and y, so each is in the gradients of the other.
+
+Here a is the log decay, at most 0; LAG is 1 where t sees the decays before its own, else 0. A tile is taken in blocks of 16 tokens. Between
 two blocks the sum is split at the later one's start, so that the block is a matrix product of scaled rows; on the diagonal every
 pair has its own exponential. All sums are of terms of one sign: nothing overflows, what underflows is zero, and no digits
 cancel, whatever decays have been summed before.
@@ -111,6 +113,47 @@ if triton is not None:
         tl.store(products + place, own, mask=exists)
 
     @triton.jit
+    def decay_gather(
+        y, a, products, tile, start, KIND: tl.constexpr,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        """For 16 tokens t the sum over i of A_ti y_i, each decayed, but for those without decay."""
+        here = tl.arange(0, 16)
+        found = tl.zeros([16, K], tl.float32)
+        between = tl.zeros([1, K], tl.float32)
+        for back in range(16, start + 16, 16):
+            block = start - back
+            seen = decay_rows(y, tile, block, 16, K, SPAN)
+            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
+            between += decay_total(a, tile, block, K, SPAN)
+            factor = decay_block(products, tile, start, block, LAG, SPAN)
+            found = tl.dot(factor.to(KIND), seen.to(KIND), acc=found, input_precision=PRECISION)
+        found *= tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))
+        gap = tl.zeros([16, K], tl.float32)
+        for back in range(16):
+            i = 15 - back
+            decayed = (here > i + LAG)[:, None]
+            gap += tl.where(decayed, decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
+            place, exists = decay_places(tile, start, start + i, 16, 1, SPAN)
+            factor = tl.load(products + place, mask=exists & decayed, other=0.0)
+            found += factor * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap)
+        return found
+
+    @triton.jit
+    def decay_apply(
+        products, y, a, z,
+        K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        """A program for 16 tokens of a tile."""
+        KIND: tl.constexpr = y.dtype.element_ty
+        tile = tl.program_id(0).to(tl.int64)
+        start = tl.program_id(1) * 16
+        found = decay_gather(y, a, products, tile, start, KIND, K, SPAN, LAG, PRECISION)
+        if STRICT <= LAG:
+            found += decay_free(products, tile, start, LAG, SPAN) * decay_rows(y, tile, start - LAG, 16, K, SPAN)
+        decay_store(z, found, tile, start, K, SPAN)
+
+    @triton.jit
     def decay_backward(
         x, y, a, d_products, d_x, d_y, d_late, d_early,
         K: tl.constexpr, SPAN: tl.constexpr, LAG: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr,
@@ -120,24 +163,7 @@ if triton is not None:
         tile = tl.program_id(0).to(tl.int64)
         start = tl.program_id(1) * 16
         here = tl.arange(0, 16)
-        found = tl.zeros([16, K], tl.float32)
-        between = tl.zeros([1, K], tl.float32)
-        for back in range(16, start + 16, 16):
-            block = start - back
-            seen = decay_rows(y, tile, block, 16, K, SPAN)
-            seen *= tl.exp(decay_until_end(a, tile, block, K, SPAN) + between)
-            between += decay_total(a, tile, block, K, SPAN)
-            pull = decay_block(d_products, tile, start, block, LAG, SPAN)
-            found = tl.dot(pull.to(KIND), seen.to(KIND), acc=found, input_precision=PRECISION)
-        found *= tl.exp(decay_since_start(a, tile, start, LAG, K, SPAN))
-        gap = tl.zeros([16, K], tl.float32)
-        for back in range(16):
-            i = 15 - back
-            decayed = (here > i + LAG)[:, None]
-            gap += tl.where(decayed, decay_rows(a, tile, start + i + 1, 1, K, SPAN), 0.0)
-            place, exists = decay_places(tile, start, start + i, 16, 1, SPAN)
-            pull = tl.load(d_products + place, mask=exists & decayed, other=0.0)
-            found += pull * decay_rows(y, tile, start + i, 1, K, SPAN) * tl.exp(gap)
+        found = decay_gather(y, a, d_products, tile, start, KIND, K, SPAN, LAG, PRECISION)
         decay_store(d_late, found * decay_rows(x, tile, start, 16, K, SPAN), tile, start - LAG, K, SPAN)
         if STRICT <= LAG:
             found += decay_free(d_products, tile, start, LAG, SPAN) * decay_rows(y, tile, start - LAG, 16, K, SPAN)
@@ -210,5 +236,26 @@ if triton is not None:
         """From the gradient of A to those of the tensors."""
         return (*DECAYED_BACKWARD(*ctx.saved_tensors, d_products, *ctx.kind), None, None)
 
+    def decay_applied(products: Tensor, y: Tensor, a: Tensor, lag: int, strict: bool) -> Tensor:
+        """z_t = sum_i A_ti y_i, every channel of y decayed as above; blocks are multiplied in the type of y."""
+        z = decay_applied_shapes(products, y, a, lag, strict)
+        products, y, a = (b.contiguous() for b in (products, y, a))
+        grid, options = decay_options(y, lag, strict)
+        with torch.cuda.device_of(y):
+            decay_apply[grid](products, y, a, z, **options)
+        return z
+
+    def decay_applied_shapes(products: Tensor, y: Tensor, a: Tensor, lag, strict) -> Tensor:
+        """An empty output of `decay_applied`."""
+        return products.new_empty(y.shape)
+
+    def decay_applied_autograd(ctx, dz: Tensor):
+        """The form is linear in A, y and z: their gradients are one another's products."""
+        products, y, a = ctx.saved_tensors
+        dz = dz.to(y.dtype)
+        _, dy, da = DECAYED_BACKWARD(dz, y, a, products, *ctx.kind)
+        return DECAYED(dz, y, a, *ctx.kind), dy, da, None, None
+
     DECAYED_BACKWARD = operator("decayed_backward", decay_pull, decay_gradient_shapes)
     DECAYED = operator("decayed", decay_products, decay_shapes, decay_autograd, decay_setup)
+    APPLIED = operator("applied", decay_applied, decay_applied_shapes, decay_applied_autograd, decay_setup)

@@ -31,6 +31,8 @@ if triton is not None:
     """The mirror map takes totals of the matrix beside a row, eight at most, so that rows are taken twice."""
     MOMENTUM = tl.constexpr(False)
     READ = tl.constexpr("exact")
+    ROW_GATE = tl.constexpr(False)
+    """Value channels decay, too, and what is read from a tile's own writes is added by torch."""
     STATE_FREE = tl.constexpr(False)
     """The cotangent does not depend on the prediction."""
 
