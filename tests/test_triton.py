@@ -92,7 +92,7 @@ def test_two_values_of_a_number_share_an_operator(interpreted: dict[str, Any]) -
     assert max(interpreted["twins"]) < tolerance("triton")
 
 
-@pytest.mark.parametrize("case", ["everywhere", "in places", "of rows, too"])
+@pytest.mark.parametrize("case", ["gla", "rwkv7", "decaying-fast-weights"])
 def test_strong_decays_of_channels_neither_overflow_nor_lose_digits(interpreted: dict[str, Any], case: str) -> None:
     """Outputs and all gradients, those of the decays included."""
     errors, own = interpreted["strong"][case]
@@ -102,7 +102,7 @@ def test_strong_decays_of_channels_neither_overflow_nor_lose_digits(interpreted:
     )
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "decayed", "outer channels", "outer applied"])
+@pytest.mark.parametrize("family", [*FAMILIES, "decayed", "applied"])
 def test_opcheck(interpreted: dict[str, Any], family: str) -> None:
     assert set(interpreted["opcheck"][family].values()) == {"SUCCESS"}
 

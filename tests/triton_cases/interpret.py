@@ -144,8 +144,8 @@ def study(name):
     """All that is asked of one design: without masks as it stands, with masks in segments of one chunk and small tiles."""
     chosen = DESIGNS[name]
     module = load(name, emit(chosen))
-    # Of the delta rule and of GLA two tiles, which are larger than chunks; of gates of channels some blocks of a tile.
-    time = 70 if name in DELTA or name == "gla" else 37 if name in CHANNELS or name == "huber norm" else 21
+    # Of the delta rule two tiles, which are larger than chunks; of gates of channels some blocks of a tile.
+    time = 70 if name in DELTA else 37 if name in CHANNELS or name == "huber norm" else 21
     shape = {"batch": 2, "heads": 2, "time": time} if name == "huber norm" else {"time": time}
     own, plain, fast, leaves = accuracy(chosen, module, **shape)
     out = {"accuracy": own, "float32": plain, "paths": dict(module.PATHS)}
@@ -195,7 +195,7 @@ def continued(chosen, module):
 
 def strong(chosen, module, share):
     """At a log decay of -20 on a share of all tokens and channels: a tile's is far below what exp takes."""
-    leaves = inputs(chosen, time=40)
+    leaves = inputs(chosen, time=30)
     decay = leaves["log_alpha"]
     some = torch.rand(decay.shape, generator=torch.Generator().manual_seed(2)) < share
     leaves["log_alpha"] = torch.where(some, -20.0, decay)
@@ -240,18 +240,17 @@ def checks():
     gated = DELTA["gated delta rule"]
     modules = {"linear": (huber, module), "delta": (gated, load("gated", emit(gated)))}
     modules["dense"] = (moving, load("moving", emit(moving)))
-    erasing = CHANNELS["rwkv7"].canonical()
-    modules["channels"] = (erasing, load("erasing", emit(erasing)))
+    names = ("gla", "rwkv7", "decaying-fast-weights")
+    faded = [(CHANNELS[name].canonical(), load(f"gated_{i}", emit(CHANNELS[name]))) for i, name in enumerate(names)]
+    modules["channels"] = faded[0]
     out["continued"] = {name: continued(*pair) for name, pair in modules.items()}
     out["opcheck"] = {name: opcheck(module, name.upper(), chosen) for name, (chosen, module) in modules.items()}
-    out["opcheck"]["decayed"] = opcheck(modules["channels"][1], "DECAYED", erasing)
-    gla = CHANNELS["gla"].canonical()
-    out["strong"] = {"everywhere": strong(*modules["channels"], 1.0)}
-    out["strong"]["in places"] = strong(gla, load("accumulating", emit(gla)), 0.3)
-    outer = CHANNELS["decaying-fast-weights"].canonical()
-    fading = load("fading", emit(outer))
-    out["strong"]["of rows, too"] = strong(outer, fading, 0.3)
-    out["opcheck"] |= {f"outer {name.lower()}": opcheck(fading, name, outer) for name in ("CHANNELS", "APPLIED")}
+    out["opcheck"] |= {
+        name: opcheck(faded[i][1], name.upper(), faded[i][0]) for i, name in ((0, "decayed"), (2, "applied"))
+    }
+    out["strong"] = {
+        name: strong(*pair, share) for name, pair, share in zip(names, faded, (1.0, 0.3, 0.3), strict=True)
+    }
     return out
 
 
