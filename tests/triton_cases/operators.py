@@ -14,6 +14,8 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 warnings.simplefilter("error")
+# Dynamo itself does what torch warns of, where it meets an autograd function.
+warnings.filterwarnings("ignore", ".* should not be instantiated", DeprecationWarning)
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
