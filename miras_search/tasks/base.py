@@ -413,15 +413,23 @@ class Draws:
 
     def below(self, n: int, *shape: int) -> NDArray[np.int64]:
         """Uniform integers in [0, n), int64; the bias is below n / 2**64."""
-        import numpy as np
-
-        return (self.raw(*shape) % np.uint64(n)).astype(np.int64)
+        return remainder(self.raw(*shape), n)
 
     def orders(self, rows: int, n: int) -> NDArray[np.int64]:
         """A random permutation of 0 .. n - 1 in every row, int64 [rows, n]."""
         import numpy as np
 
         return np.argsort(self.raw(rows, n), axis=1).astype(np.int64)
+
+
+def remainder(words: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+    """words mod n, int64 for n < 2**63; by one division, which numpy does several at once, as it does not `%`."""
+    import numpy as np
+
+    whole = words // np.uint64(n)
+    whole *= np.uint64(n)
+    left: NDArray[np.int64] = np.subtract(words, whole, out=whole).view(np.int64)
+    return left
 
 
 def to_batch(inputs: NDArray[Any], targets: NDArray[Any], reset: NDArray[np.bool_] | None = None) -> Batch:

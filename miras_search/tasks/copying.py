@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, Draws, Published
+from miras_search.tasks.base import IGNORE, Draws, Published, remainder
 from miras_search.tasks.synthetic import Split, Synthetic, pick
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from miras_search.tasks.synthetic import Rows
+
+_SCORED = 40
+"""Bit of a pointer that marks a scored token."""
 
 
 class Copying(Synthetic):
@@ -97,80 +100,84 @@ class Copying(Synthetic):
         return self.eval_shortest or self.shortest, self.eval_longest or max(self.longest, self.eval_shortest)
 
     def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
-        """Examples, packed for training."""
+        """Examples, packed for training.
+
+        A row is read out of its strings by one pointer a token, which goes on by one and jumps where a stretch begins.
+        """
         import numpy as np
 
         low, high = self._lengths(split)
-        if split != "train":
-            tokens, scored, _ = self._examples(draws, rows, low, high)
-        else:
-            shortest = low + 3 if self.form == "string" and not self.answer else low + 4
-            each = self.length // shortest + 1
-            parts, marks, sizes = self._examples(draws, rows * each, low, high)
-            sizes = sizes.reshape(rows, each)
-            start = sizes.cumsum(1) - sizes
-            kept = start + sizes <= self.length  # whole examples; the next one is cut and not scored
-            tokens = np.full((rows, self.length), self.letters + 3, dtype=np.int64)
-            scored = np.zeros((rows, self.length), dtype=bool)
-            at = start[:, :, None] + np.arange(parts.shape[1])
-            inside = (np.arange(parts.shape[1]) < sizes[:, :, None]) & (at < self.length)
-            row = np.broadcast_to(np.arange(rows)[:, None, None], at.shape)
-            tokens[row[inside], at[inside]] = parts.reshape(at.shape)[inside]
-            scored[row[inside], at[inside]] = (marks.reshape(at.shape) & kept[:, :, None])[inside]
-        return tokens[:, :-1], np.where(scored, tokens, IGNORE)[:, 1:]
+        train = split == "train"
+        length = self.length if train else self._example(high)
+        shortest = low + 3 if self.form == "string" and not self.answer else low + 4
+        each = length // shortest + 1 if train else 1
+        size = low + draws.below(high - low + 1, rows, each)
+        words = draws.raw(rows, each, high)
+        grams = draws.raw(rows, each) if self.form != "string" else None
+        # what begins beyond the end of every row is not made
+        least = self._least(size)
+        used = int(((least.cumsum(1) - least) < length).sum(1).max())
+        size, words = size[:, :used], words[:, :used]
 
-    def _examples(
-        self, draws: Draws, count: int, low: int, high: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """Tokens padded to the longest possible example, which of them are answers, and the tokens of each example."""
+        width = high + 3  # of an example's string with its signs
+        strings = np.empty((rows, used, width), dtype=np.int64)
+        strings[:, :, 0], strings[:, :, high + 1], strings[:, :, high + 2] = range(self.letters, self.letters + 3)
+        strings[:, :, 1 : high + 1] = remainder(words, self.letters)
+        stretches = self._stretches(strings[:, :, 1 : high + 1], size, None if grams is None else grams[:, :used])
+        source, tokens = (np.stack(np.broadcast_arrays(*parts), axis=2) for parts in zip(*stretches, strict=True))
+        ends = tokens.reshape(rows, -1).cumsum(1)
+        total = tokens.sum(2)
+        kept = ends.reshape(tokens.shape)[:, :, -1] <= length  # whole examples; the next one is cut and not scored
+        # place -> pointer: place + base, constant over a stretch; bit 40 marks what is scored, the last two stretches
+        start = ends - tokens.reshape(rows, -1)
+        base = source + width * np.arange(used)[:, None]
+        base[:, :, -2:] += (kept[:, :, None]).astype(np.int64) << _SCORED
+        base = base.reshape(rows, -1) - start
+        jump = np.zeros((rows, length + 1), dtype=np.int64)
+        np.put_along_axis(jump, np.minimum(start, length), np.diff(base, axis=1, prepend=0), axis=1)
+        pointer = jump[:, :length].cumsum(1) + np.arange(length)
+        scored = pointer >> _SCORED != 0
+        pointer &= (1 << _SCORED) - 1
+        if train:
+            out = pick(strings.reshape(rows, -1), pointer)
+        else:
+            inside = np.arange(length) < total
+            scored &= inside
+            out = np.where(inside, pick(strings.reshape(rows, -1), np.where(inside, pointer, 0)), self.letters + 3)
+        return out[:, :-1], np.where(scored, out, IGNORE)[:, 1:]
+
+    def _least(self, size: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens that examples of strings of these sizes have at least."""
         import numpy as np
 
-        dollar, bar, stop, pad = range(self.letters, self.letters + 4)
-        size = low + draws.below(high - low + 1, count, 1)
-        string = draws.below(self.letters, count, high)
-        gram = string[:, :0]
+        if self.form == "string":
+            return size + 3 + (np.minimum(size, self.answer) if self.answer else size)
+        return size + self.ngram + max(1, self.answer) + (4 if self.form == "prefix" else 3)
+
+    def _stretches(
+        self, string: NDArray[np.int64], size: NDArray[np.int64], grams: NDArray[np.uint64] | None
+    ) -> list[tuple[NDArray[np.int64] | int, NDArray[np.int64] | int]]:
+        """An example as stretches of `$`, string, `|`, `.` in a row: where each begins there, and how many tokens it has."""
+        import numpy as np
+
+        bar, stop = string.shape[2] + 1, string.shape[2] + 2
         begin = np.zeros_like(size)
-        if self.form != "string":
+        gram: NDArray[np.int64] | int = 0
+        if grams is not None:
             n = self.ngram
-            chosen = (draws.raw(count, 1) % (size - n - max(1, self.answer) + 1).astype(np.uint64)).astype(np.int64)
-            gram = pick(string, chosen + np.arange(n))
-            starts = high - n + 1
-            same = np.ones((count, starts), dtype=bool)
+            gram = (grams % (size - n - max(1, self.answer) + 1).astype(np.uint64)).astype(np.int64)
+            starts = string.shape[2] - n + 1
+            same = np.ones((*size.shape, starts), dtype=bool)
             for i in range(n):
-                same &= string[:, i : i + starts] == gram[:, i : i + 1]
-            begin = same.argmax(1)[:, None] + n  # an earlier occurrence counts
-        rest = size - begin
-        if self.answer:
-            rest = np.minimum(rest, self.answer)
-
-        # the example as stretches: each with its length and a function of the place inside
-        place = np.arange(self._example(high))
-        tokens = np.full((count, len(place)), pad, dtype=np.int64)
-        at = np.zeros_like(size)
-
-        def put(values: NDArray[np.int64], length: NDArray[np.int64], first: NDArray[np.int64]) -> None:
-            nonlocal at
-            inside = (place >= at) & (place < at + length)
-            index = np.clip(place - at + first, 0, max(0, values.shape[1] - 1))
-            np.copyto(tokens, np.take_along_axis(values, index, axis=1), where=inside)
-            at = at + length
-
-        def sign(token: int) -> None:
-            put(np.full((count, 1), token), np.ones_like(size), np.zeros_like(size))
-
-        zero, n_gram = np.zeros_like(size), np.full_like(size, self.ngram)
-        sign(dollar)
+                same &= string[:, :, i : i + starts] == np.take_along_axis(string, gram[:, :, None] + i, axis=2)
+            begin = same.argmax(2) + n  # an earlier occurrence counts
+            gram = gram + 1
+        rest = np.minimum(size - begin, self.answer) if self.answer else size - begin
+        answer = [(1 + begin, rest), (stop, 1)]
         if self.form == "prefix":
-            put(gram, n_gram, zero)
-            sign(bar)
-        put(string, size, zero)
-        sign(bar)
-        if self.form == "suffix":
-            put(gram, n_gram, zero)
-        answer = at
-        put(string, rest, begin)
-        sign(stop)
-        return tokens, (place >= answer) & (place < at), at
+            return [(0, 1), (gram, self.ngram), (bar, 1), (1, size), (bar, 1), *answer]
+        asked = [(gram, self.ngram)] if self.form == "suffix" else []
+        return [(0, size + 1), (bar, 1), *asked, *answer]
 
     def spell(self, token: int) -> str:
         """Letters as a, b, ... (beyond 26 by number), then `$`, `|`, `.` and `*`."""

@@ -169,8 +169,8 @@ class MadCopying(Mad):
         n, blank, copy = self.copy_tokens, self.vocabulary - 2, self.vocabulary - 1
         tokens = draws.below(blank, rows, n)
         before = draws.below(n, rows, self.length - 2 * n - 1)  # the token before which each blank falls
-        blanks = np.zeros((rows, n), dtype=np.int64)
-        np.add.at(blanks, (np.arange(rows)[:, None], before), 1)
+        before += n * np.arange(rows)[:, None]
+        blanks = np.bincount(before.reshape(-1), minlength=rows * n).reshape(rows, n)
         inputs = np.full((rows, self.length), blank, dtype=np.int64)
         np.put_along_axis(inputs, np.arange(n) + blanks.cumsum(1), tokens, axis=1)
         inputs[:, self.length - n - 1] = copy

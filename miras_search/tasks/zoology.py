@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, TEST, VALIDATION, Batch, Draws, Published, TaskData, to_batch
+from miras_search.tasks.base import IGNORE, TEST, VALIDATION, Batch, Draws, Published, TaskData, remainder, to_batch
 from miras_search.tasks.synthetic import Drawn, Split, Synthetic
 
 if TYPE_CHECKING:
@@ -136,20 +137,14 @@ class MqarZoology(Synthetic):
         import numpy as np
 
         length, pairs, _ = setting
-        half, row = self.vocabulary // 2, np.arange(rows)[:, None]
+        half = self.vocabulary // 2
         keys = 1 + _some(draws, rows, half - 1, pairs)
         values = half + _some(draws, rows, self.vocabulary - half, pairs)
         tokens = np.zeros((rows, length), dtype=np.int64)
         tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
         places = (length - 2 * pairs) // 2
         weights = np.rint(self.power * np.arange(1, places + 1) ** (self.power - 1.0) * 2.0**36).astype(np.uint64)
-        left = np.broadcast_to(np.maximum(weights, np.uint64(1)), (rows, places)).copy()
-        asked = np.empty((rows, pairs), dtype=np.int64)
-        words = draws.raw(rows, pairs)
-        for i in range(pairs):  # one after another, since what is taken is no longer there
-            ends = left.cumsum(1)
-            asked[:, i] = (ends > (words[:, i] % ends[:, -1])[:, None]).argmax(1)
-            left[row[:, 0], asked[:, i]] = 0
+        asked = _weighted(np.maximum(weights, np.uint64(1)), draws.raw(rows, pairs))
         at = 2 * pairs + 2 * asked
         targets = np.full((rows, length), IGNORE, dtype=np.int64)
         np.put_along_axis(tokens, at, keys, axis=1)
@@ -189,12 +184,41 @@ def _some(draws: Draws, rows: int, n: int, count: int) -> NDArray[np.int64]:
     if 4 * count > n:
         return draws.orders(rows, n)[:, :count]
     # Floyd's sampling: a number that is there already is replaced by the largest of the moment
-    words = draws.raw(rows, count)
-    found = np.full((rows, count), -1, dtype=np.int64)
+    words, row = draws.raw(rows, count), np.arange(rows)
+    found = np.empty((rows, count), dtype=np.int64)
+    there = np.zeros((rows, n), dtype=bool)
     for i, largest in enumerate(range(n - count, n)):
-        number = (words[:, i] % np.uint64(largest + 1)).astype(np.int64)
-        found[:, i] = np.where((found[:, :i] == number[:, None]).any(1), largest, number)
+        number = remainder(words[:, i], largest + 1)
+        found[:, i] = np.where(there[row, number], largest, number)
+        there[row, found[:, i]] = True
     return np.take_along_axis(found, draws.orders(rows, count), axis=1)
+
+
+def _weighted(weights: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Places drawn in proportion to their weights without replacement, a word a draw: [n], [R, count] -> int64 [R, count].
+
+    One after another, since what is taken is no longer there; by blocks of about sqrt(n) places, so a draw costs two of them.
+    """
+    import numpy as np
+
+    rows, count = words.shape
+    size = math.isqrt(len(weights) - 1) + 1
+    blocks = -(-len(weights) // size)
+    left = np.zeros((rows, blocks, size), dtype=np.uint64)
+    left.reshape(rows, -1)[:, : len(weights)] = weights
+    sums, row = left.sum(2), np.arange(rows)
+    out = np.empty((rows, count), dtype=np.int64)
+    for i in range(count):
+        ends = sums.cumsum(1)
+        point = words[:, i] % ends[:, -1]
+        block = (ends > point[:, None]).argmax(1)
+        inner = left[row, block]
+        point -= ends[row, block] - sums[row, block]
+        at = (inner.cumsum(1) > point[:, None]).argmax(1)
+        out[:, i] = block * size + at
+        sums[row, block] -= inner[row, at]
+        left[row, block, at] = 0
+    return out
 
 
 VARIANTS = register(MqarZoology)
