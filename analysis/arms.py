@@ -19,11 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from miras_search import Candidate
+from miras_search import Candidate, Design
 from miras_search.errors import MirasError
 from miras_search.ledger import trial_key
 from miras_search.statistics import Interval, mean_interval, paired_difference
-from miras_search.tasks import Mqar, Task
+from miras_search.tasks import Mqar, Task, Text
 from miras_search.trial import Diverged, Trainer
 
 FOLDER = Path(__file__).resolve().parent.parent / "runs" / "reference"
@@ -43,19 +43,24 @@ OVERWRITE = Mqar(
 COMMON = ("task", "seed", "settings", "steps", "tokens", "lr", "state_bytes", "status", "parameters", "seconds")
 SMALL = OVERWRITE.model_copy(update={"name": "small", "pairs": 3, "rewrites": 3, "keys": 8, "values": 8, "gap": 2})
 """The same with 3 keys of 8, 3 more writes and 8 values: 17 tokens."""
+REWRITTEN = SMALL.model_copy(update={"name": "rewritten", "rewrites": 29})
+"""The same with 29 more writes to the 3 keys: 69 tokens, of which the last writes to each count."""
+BYTES = Text(source="python-docs", context=128, batch=8, eval_tokens=16384)
+"""Python's help texts, a byte a token."""
 TUNING = 0
 """The seed on which an arm's own number is chosen; it is in no result."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A candidate on a task. `about`: columns of its own."""
+    """A candidate on a task. `about`: columns of its own. `also`: designs that the trained weights are tried under, by name."""
 
     name: str
     candidate: Candidate
     task: Task
     steps: int
     about: Mapping[str, Any] = field(default_factory=dict)
+    also: Mapping[str, Design] = field(default_factory=dict)
 
     def key(self, seed: int) -> str:
         """Names candidate, task, steps and seed."""
@@ -75,6 +80,10 @@ def one(arm: Arm, seed: int) -> dict[str, Any]:
         trainer.advance(trainer.budget)
         row |= {f"validation_{name}": value for name, value in trainer.evaluate("validation").items()}
         row |= {"parameters": trainer.parameters, **trainer.evaluate("test")}
+        for word, design in arm.also.items():
+            other = Trainer(arm.candidate.model_copy(update={"design": design}), arm.task, budget, seed, threads=1)
+            other.model.load_state_dict(trainer.model.state_dict())
+            row |= {f"validation_{name} {word}": value for name, value in other.evaluate("validation").items()}
     except (Diverged, MirasError) as error:
         row["status"] = " ".join(str(error).split())
     return row | {"seconds": round(time.monotonic() - start, 1)}
@@ -133,7 +142,11 @@ def elsewhere(arm: Arm, seed: int) -> dict[str, Any] | None:
 
 def tuned(frame: pd.DataFrame, column: str) -> dict[tuple[str, str], str]:
     """(value of `column`, task) -> the arm of the lowest validation loss on the tuning seed, among those that ended well."""
-    found = frame[(frame["seed"] == TUNING) & (frame["status"] == "ok")].sort_values("validation_nll", kind="stable")
+    found = frame[(frame["seed"] == TUNING) & (frame["status"] == "ok")]
+    loss = found["validation_nll"]
+    if "validation_bits_per_byte" in found:
+        loss = loss.fillna(found["validation_bits_per_byte"])
+    found = found.assign(loss=loss).sort_values("loss", kind="stable")
     best = found.groupby([column, "task"], sort=False)["arm"].first()
     return {(str(name), str(task)): arm for (name, task), arm in best.items()}
 
