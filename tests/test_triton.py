@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tolerances import tolerance
-from triton_cases.designs import DENSE, DESIGNS, FAMILIES, LINEAR, QUICK, design
+from triton_cases.designs import DENSE, DESIGNS, FAMILIES, LINEAR, QUICK, STEPPED, design
 
 from miras_search import bias, op, retention
 from miras_search.algorithm import GradientDescent, Momentum, MultiStep, Muon, Newton
@@ -76,10 +76,24 @@ def test_kernels_equal_the_reference(interpreted: dict[str, Any], name: str) -> 
     check_kernels(interpreted["studied"][name], "triton dense" if name in DENSE else "triton")
 
 
+def check_steps(found: dict[str, Any]) -> None:
+    """A call a token: answers and state at the end."""
+    worst, own = (max(found[kind].values()) for kind in ("steps", "steps float32"))
+    assert worst < tolerance("triton factor") * own + tolerance("triton floor"), (found["steps"], own)
+    assert {"y", "state_0"} <= found["steps"].keys()
+    assert found["steps paths"] == {"triton": 19}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_steps_equal_the_reference(interpreted: dict[str, Any], name: str) -> None:
+    check_steps(interpreted["studied"][name])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_all_kernels_equal_the_reference(interpreted_slowly: dict[str, Any], name: str) -> None:
     check_kernels(interpreted_slowly["studied"][name], "triton dense" if name in DENSE else "triton")
+    check_steps(interpreted_slowly["studied"][name])
     assert interpreted_slowly["studied"][name]["same bits"]
 
 

@@ -1,6 +1,6 @@
 """What Triton's compiler makes of an emitted module's kernels, without a GPU.
 
-Forward and backward run on tensors of the CPU with launches recorded in place of run, and every launch is compiled as it
+Forward, backward and a step run on tensors of the CPU with launches recorded in place of run, and every launch is compiled as it
 would be. `compiled.json` keeps the outcome of the published designs' kernels at head dimension 64 in bfloat16, under the
 hash of all that a kernel's code depends on; `tests/triton_cases/table.py` writes it.
 """
@@ -61,7 +61,7 @@ def table() -> dict[str, dict[str, Any]]:
 
 
 def launches(module: ModuleType, arch: int) -> list[Launch]:
-    """What forward and backward of an emitted module with kernels would launch; not in Triton's interpreter."""
+    """What forward, backward and a step of an emitted module with kernels would launch; not in Triton's interpreter."""
     out = []
     for kernel, arguments, options in _recorded(module, arch):
         description = _describe(kernel, arguments, options)
@@ -102,6 +102,9 @@ def _recorded(module: ModuleType, arch: int) -> list[tuple[Any, tuple[Any, ...],
     try:
         y, _ = getattr(module, family)(q, k, v, gates, initial)
         y.float().sum().backward()
+        with torch.no_grad():
+            one = {name: x[:, :1] for name, x in gates.items()}
+            module.triton_step(q[:, :1], k[:, :1], v[:, :1], one, initial)
     finally:
         JITFunction.run = run
         vars(module)["device_major"] = major

@@ -44,6 +44,8 @@ KERNELS = (
     "triton_decay",
     "triton_channels_tokens",
     "triton_channels",
+    "triton_step",
+    "triton_token",
     "triton_paths",
     "triton_check",
 )

@@ -118,3 +118,7 @@ QUICK = (
     "matrix, lagged l3, momentum",
 )
 """Those that the default suite runs: every family, bias and mirror map."""
+STEPPED = (
+    "huber norm", "decoupled, read first", "gla", "rwkv7", "matrix, softmax", "ttt-mlp", "matrix, lagged l3, momentum",
+)  # fmt: skip
+"""Those of them that it also runs token by token."""

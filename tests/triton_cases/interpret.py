@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 warnings.simplefilter("error")
 
 import torch  # noqa: E402
-from designs import CHANNELS, DELTA, DENSE, DESIGNS, LINEAR, design  # noqa: E402
+from designs import CHANNELS, DELTA, DENSE, DESIGNS, LINEAR, QUICK, STEPPED, design  # noqa: E402
 
 from miras_search import reference  # noqa: E402
 from miras_search.bias import Lp  # noqa: E402
@@ -140,6 +140,37 @@ def accuracy(chosen, module, given=None, leaves=None, **shape):
     return deviations(fast, exact), deviations(outcome(slow, leaves, **given), exact), fast, leaves
 
 
+def stepped(chosen, module, time=19):
+    """Deviations of calls with one token each, at masks, from the reference over all of them; the paths."""
+    chosen = chosen.canonical()
+    leaves = inputs(chosen, time=time, batch=2)
+    gates = {name: x for name, x in leaves.items() if name in GATES}
+    initial = {name: x for name, x in leaves.items() if name.startswith(("state", "norm"))}
+    marked = masks(time, 2)
+    module.PATHS.clear()
+    parts, state = [], None
+    with torch.no_grad():
+        for t in range(time):
+            now = slice(t, t + 1)
+            given = [leaves[name][:, now] for name in ("q", "k", "v")]
+            some = {name: x[:, now] for name, x in marked.items()} if t > 2 else {}
+            y, state = module.memory(*given, {n: x[:, now] for n, x in gates.items()}, initial, state, **some)
+            parts.append(y)
+    for x in marked.values():
+        x[:, :3] = False
+    marked["valid"][:, :3] = True
+    found = {"y": torch.cat(parts, 1)} | {n: x for n, x in state.items() if x.is_floating_point()}
+
+    def slow(kind):
+        cast = {name: x.to(kind) for name, x in leaves.items()}
+        own = {name: x for name, x in cast.items() if name in GATES}
+        y, state = reference.run(chosen, cast["q"], cast["k"], cast["v"], own, None, initial=cast, **marked)
+        return {"y": y.detach()} | {n: x.detach() for n, x in state.items() if x.is_floating_point()}
+
+    exact = slow(torch.float64)
+    return deviations(found, exact), deviations(slow(torch.float32), exact), dict(module.PATHS)
+
+
 def study(name):
     """All that is asked of one design: without masks as it stands, with masks in segments of one chunk and small tiles."""
     chosen = DESIGNS[name]
@@ -151,6 +182,8 @@ def study(name):
     out = {"accuracy": own, "float32": plain, "paths": dict(module.PATHS)}
     bare = outcome(unlinked(chosen).memory, leaves)
     out["same bits"] = all(torch.equal(bare[key], x) for key, x in fast.items())
+    if name in STEPPED or name not in QUICK:
+        out["steps"], out["steps float32"], out["steps paths"] = stepped(chosen, module)
     module.dense_segment = lambda pairs, chunks: 1
     if not getattr(module, "WHOLE", False):
         module.dense_height = lambda out, inner: 16

@@ -50,6 +50,7 @@ from miras_search.codegen.skeletons.triton_dense import triton_dense
 from miras_search.codegen.skeletons.triton_linear import triton_linear
 from miras_search.codegen.skeletons.triton_paths import triton_takes, under_autocast
 from miras_search.codegen.skeletons.triton_slots import KERNELS
+from miras_search.codegen.skeletons.triton_token import triton_step
 from miras_search.codegen.skeletons.walk import Walk
 
 
@@ -213,7 +214,9 @@ def memory(
         query, key, value = (under_autocast(x) for x in (q, k, v))
         fits = triton_takes(query, key, value, state)
         if fits:
-            if KERNELS == "linear":
+            if k.shape[1] == 1:
+                y, out = triton_step(query, key, value, gates, initial, state, reset, valid)
+            elif KERNELS == "linear":
                 y, out = triton_linear(query, key, value, gates, initial, state, reset, valid)
             elif KERNELS == "delta":
                 y, out = triton_delta(query, key, value, gates, initial, state, reset, valid)

@@ -45,7 +45,8 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
             if large:
                 return "a map of the whole matrix does not fit this GPU, from Hopper on it does"
     if k.shape[1] < 2:
-        return "one token is a step"
+        taken = k.shape[1] == 1 and not torch.is_grad_enabled()
+        return "" if taken else "one token with gradients, or none: a step is without, under torch.no_grad"
     if CHUNKED:
         inside = state is not None and bool(state["position"].any())
         if inside:

@@ -33,6 +33,16 @@ if triton is not None:
     READ = tl.constexpr("exact")
     ROW_GATE = tl.constexpr(False)
     """Value channels decay, too, and what is read from a tile's own writes is added by torch."""
+    READ_FIRST = tl.constexpr(False)
+    SCAN = tl.constexpr(False)
+    CHUNKED = tl.constexpr(True)
+    GATE = tl.constexpr("none")
+    THRESHOLDED = tl.constexpr(False)
+    ASCENT = tl.constexpr(False)
+    DECAY_FIRST = tl.constexpr(False)
+    DECOUPLED = tl.constexpr(False)
+    ERASE_CHANNELS = tl.constexpr(False)
+    IMPLICIT = tl.constexpr(False)
     STATE_FREE = tl.constexpr(False)
     """The cotangent does not depend on the prediction."""
 
