@@ -4,8 +4,8 @@ A row a design and length, at 16 heads of dimension 64 and 32768 tokens a batch,
 backward of the kernels; of the emitted torch path in eager mode, and with the body of a chunk compiled; of an implementation by
 others where one has the point (flash-linear-attention; for ttt-mlp ThunderKittens, in chunks of 64, forward alone and beside our
 forward), and the ratio of each to the kernels. `roofline` is the least time that bytes and products need, by this card's own
-bandwidth and matrix products, over the kernels' time. Then whole layers at 8192 tokens beside flash-linear-attention's DeltaNet. What
-cannot run says why.
+bandwidth and matrix products, over the kernels' time. Then whole layers at 8192 tokens beside flash-linear-attention's DeltaNet. Then
+one token of 64 sequences, as in decoding, without gradients. What cannot run says why.
 
 `--dry` runs all of it at sizes that mean nothing, to see that it runs: on a CPU under TRITON_INTERPRET=1.
 """
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,27 @@ def layers(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -> 
         line(name, spent, ": ".join(filter(None, op.path_taken(chosen, since=before))))
 
 
+def steps(designs: tuple[str, ...], s: Setting, say: Callable[[str], None]) -> None:
+    """The third table."""
+    rows = 64 if s.repeats > 1 else 2
+    say(f"\n| one token of {rows} sequences | kernel | eager | eager / kernel | path |\n" + row(["---"] * 5))
+    for name in designs:
+        module = op.load(named.get(name).canonical())
+        tokens, gates, initial = inputs(module, 1, replace(s, tokens=rows))
+        with torch.no_grad():
+            _, state = module.memory(*tokens, gates, initial)
+
+            def ours(m: Any = module, a: Any = (*tokens, gates, initial, state)) -> Any:
+                return m.memory(*a)
+
+            before = dict(module.PATHS)
+            kernel = attempt(ours, s)
+            ran = [path for path, n in module.PATHS.items() if n > before.get(path, 0)]
+            with in_torch(module):
+                eager = attempt(ours, s)
+        say(row([name, str(kernel), str(eager), eager.over(kernel), "; ".join(ran)]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one length, three calls")
@@ -388,6 +409,7 @@ def main() -> int:
     torch.set_float32_matmul_precision("high")  # the torch path multiplies in float32; as anyone would train
     memories(tuple(given.designs), setting, say)
     layers(tuple(given.designs), setting, say)
+    steps(tuple(given.designs), setting, say)
     return 0
 
 

@@ -70,6 +70,7 @@ DESIGN = {'memory': {'kind': 'matrix', 'initial': 'zeros'},
            'output': 'memory',
            'values': 'own'}}
 CHUNK = 32
+CHUNKED = False
 STRUCTURE = '4c1591dff74d'
 TILE = 131072
 LAYERS = 1
@@ -80,6 +81,7 @@ ALPHA_START = 6.0
 MOMENTUM = False
 DECOUPLED = False
 STEPS = 1
+READ = 'exact'
 READ_FIRST = False
 STEP = 1.0
 CONV = 4
@@ -615,7 +617,10 @@ def memory(
     query, key, value = (under_autocast(x) for x in (q, k, v))
     fits = triton_takes(query, key, value, state)
     if fits:
-        y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
+        if k.shape[1] == 1:
+            y, out = triton_step(query, key, value, gates, initial, state, reset, valid)
+        else:
+            y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
     gates = used_gates(k, gates)
     batch, time = k.shape[:2]
@@ -1118,6 +1123,18 @@ def to_chunks(x: Tensor, chunks: int, span: int) -> Tensor:
 
 
 if triton is not None:
+
+    @triton.jit
+    def dense_error(out, key, value, gamma, beta):
+        """From the last layer's output: the normalised output, 1 / its deviation, and the error of the prediction."""
+        unit = out
+        scale = out
+        r = out - value
+        return unit, scale, r
+
+    def dense_height(out: int, inner: int) -> int:
+        """Rows of a matrix that a mirror map takes at once: all if it must, else a tile of 4096 numbers."""
+        return min(out, max(16, 4096 // inner))
 
     @triton.jit
     def decay_rows(x, tile, start, ROWS: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr):
@@ -1686,6 +1703,186 @@ def channels_call(
     return from_tiles(z, v, layout, valid), out
 
 
+if triton is not None:
+
+    @triton.jit
+    def step_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+        """Places of the tile `[HEIGHT, WIDTH]` at (out, inner) of the index-th matrix; at inner = IN stand the offsets."""
+        rows = (index * OUT + out + tl.arange(0, HEIGHT))[:, None]
+        return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
+
+    @triton.jit
+    def as_tile(number):
+        """A number as a tile, which a mask must be."""
+        return tl.zeros([1, 1], tl.int32) + number
+
+    @triton.jit
+    def step_load(
+        states, first, pair, own, fresh, out, inner,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    ):
+        """A tile of the state before the token, which is the initial one where a document starts."""
+        old = tl.load(
+            states + step_places(pair, out, inner, OUT, IN, HEIGHT, WIDTH), mask=as_tile(fresh) == 0, other=0.0
+        )
+        return old + tl.load(
+            first + step_places(own, out, inner, OUT, IN, HEIGHT, WIDTH), mask=as_tile(fresh) != 0, other=0.0
+        )
+
+    @triton.jit
+    def step_write(
+        states, first, momenta, new_states, new_momenta, pair, own, fresh, out, inner, g, x, alpha, eta, mu, arrive,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    ):
+        """A tile of the state after the token, and of the momentum; g `[HEIGHT, 1]`, x `[1, WIDTH]`."""
+        place = step_places(pair, out, inner, OUT, IN, HEIGHT, WIDTH)
+        written = eta * g * x
+        new = alpha * step_load(states, first, pair, own, fresh, out, inner, OUT, IN, HEIGHT, WIDTH) - written
+        tl.store(new_states + place, new)
+        return new
+
+    @triton.jit
+    def step_row(x, batch, head, batch_stride, head_stride, SIZE: tl.constexpr):
+        """A token's row, `[1, SIZE]`."""
+        return tl.load(x + batch * batch_stride + head * head_stride + tl.arange(0, SIZE)).to(tl.float32)[None, :]
+
+    @triton.jit
+    def step_decay(log_alpha, pair, live, K: tl.constexpr):
+        """alpha of the token, 1 for padding: a number, or one a key channel, `[1, K]`."""
+        return tl.exp(live * tl.load(log_alpha + pair).to(tl.float32))
+
+    @triton.jit
+    def dense_step(
+        q, k, v, eta, log_alpha, log_mu, delta, gamma, beta, position, reset, valid, first_0, first_1,
+        states_0, states_1, momenta_0, momenta_1, frozen_0, frozen_1, scales_0, scales_1,
+        y, new_states_0, new_states_1, new_momenta_0, new_momenta_1, new_frozen_0, new_frozen_1,
+        new_scales_0, new_scales_1, new_position, pre, outs, numbers, heads,
+        q_batch, q_head, k_batch, k_head, v_batch, v_head,
+        K: tl.constexpr, V: tl.constexpr, HIDDEN: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+        HEIGHT_0: tl.constexpr, HEIGHT_1: tl.constexpr, RESET: tl.constexpr, VALID: tl.constexpr,
+    ):
+        """A program a head."""
+        pair = tl.program_id(0).to(tl.int64)
+        batch = pair // heads
+        own = pair % heads
+        live = tl.cast(1, tl.int32)
+        fresh = tl.cast(0, tl.int32)
+        if VALID:
+            live = tl.load(valid + batch).to(tl.int32)
+        if RESET:
+            fresh = tl.load(reset + batch).to(tl.int32) * live
+        key = step_row(k, batch, own, k_batch, k_head, K)
+        ask = step_row(q, batch, own, q_batch, q_head, K)
+        value = step_row(v, batch, own, v_batch, v_head, V)
+        alpha = step_decay(log_alpha, pair, live, K)
+        size = live * tl.load(eta + pair).to(tl.float32)
+        mu = 0.0
+        arrive = 0.0
+        threshold = tl.full([1, 1], 1.0, tl.float32)
+        norm_weight = value
+        norm_bias = value
+        one = tl.full([1, 1], 1.0, tl.float32)
+        g = bias_phi_tile(value, value, threshold, numbers)
+        g = tl.sum(g, axis=0)[:, None]
+        new_0 = step_write(
+            states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, 0, 0, g, key,
+            alpha, size, mu, arrive, V, K, V, K,
+        )
+        answer = tl.sum(new_0 * ask, axis=1)
+        _, _, answered = dense_error(answer[None, :], ask, tl.zeros_like(value), norm_weight, norm_bias)
+        if VALID:
+            answered = tl.where(live != 0, answered, 0.0)
+        tl.store(y + pair * V + tl.arange(0, V)[None, :], answered.to(y.dtype.element_ty))
+
+    def step_forward(
+        tokens: list[Tensor],
+        norm: list[Tensor],
+        first: list[Tensor],
+        carry: list[Tensor],
+        reset: Tensor | None,
+        valid: Tensor | None,
+        numbers: list[float],
+    ) -> list[Tensor]:
+        """The answers `[B, H, V]` and the carry after the token.
+
+        Args:
+            tokens: q, k, v `[B, H, dim]`, eta, log_alpha, log_mu, delta, erase `[B, H]`; what a design lacks is not read.
+            norm: the LayerNorm's affine, `[H, V]` each, or nothing.
+            first: states of a new document, `[H, out, in]`.
+            carry: states, momenta, frozen weights and scales `[B, H, ...]` and the position `[B]`, as far as the design has them.
+            reset: `[B]` uint8, a document starts.
+            valid: `[B]` uint8, the token is none of padding.
+            numbers: of the formulas.
+        """
+        out = step_shapes(tokens, norm, first, carry, reset, valid, numbers)
+        q, k, v, eta, log_alpha, log_mu, delta, erase = tokens
+        batch, heads, keys = k.shape
+        values = v.shape[-1]
+        strides = [n for x in (q, k, v) for n in x.stride()[:2]]
+        masks = {"RESET": reset is not None, "VALID": valid is not None}
+        some = [eta if x is None else x for x in (reset, valid)]
+        with torch.cuda.device_of(k):
+            old, new = step_groups(carry), step_groups(out[1:])
+            place, placed = eta, eta
+            hidden = first[0].shape[1]
+            shapes = [(values, keys)]
+            heights = {f"HEIGHT_{i}": dense_height(*shapes[-i]) for i in range(2)}
+            pre, outs = (eta.new_empty(batch, heads, n, dtype=torch.float32) for n in (hidden, values))
+            dense_step[(batch * heads,)](
+                q, k, v, eta, log_alpha, log_mu, delta, *(norm or [eta, eta]), place, *some, first[0], first[-1],
+                *old, out[0], *new, placed, pre, outs, tuple(numbers), heads, *strides,
+                K=keys, V=values, HIDDEN=hidden, SPAN=CHUNK, BLOCK=min(hidden, max(16, 4096 // max(keys, values))),
+                **heights, **masks, num_warps=8, num_stages=1, enable_fp_fusion=True,
+            )
+        return out
+
+    def step_groups(carry: list[Tensor]) -> list[Tensor]:
+        """First and last of states, momenta, frozen weights and scales; states in place of what a design lacks."""
+        out: list[Tensor] = []
+        for there in (True, MOMENTUM, CHUNKED, READ == "lagged"):
+            group = carry[:LAYERS] if there else out[:2]
+            out += [group[0], group[-1]]
+            if there:
+                carry = carry[LAYERS:]
+        return out
+
+    def step_shapes(tokens, norm, first, carry: list[Tensor], reset, valid, numbers) -> list[Tensor]:
+        """Empty outputs of `step_forward`."""
+        return [tokens[2].new_empty(tokens[2].shape), *(x.new_empty(x.shape) for x in carry)]
+
+    TOKEN = operator("token", step_forward, step_shapes)
+
+
+def triton_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` on one token, without gradients, for calls that `triton_refusal` does not refuse; same arguments and returns."""
+    batch, layers = k.shape[0], range(LAYERS)
+    first = [initial[f"state_{i}"].float().contiguous() for i in layers]
+    names = [f"state_{i}" for i in layers]
+    if state is None:
+        starts = [x.expand(batch, *x.shape).contiguous() for x in first]
+        given = dict(zip(names, starts, strict=False))
+    else:
+        given = {name: state[name] for name in names}
+    rows = [x[:, 0] if x.stride(-1) == 1 else x[:, 0].contiguous() for x in (q, k, v)]
+    eta = gates["eta"]
+    others = [gates.get(name, eta) for name in ("log_alpha", "log_mu", "delta", "erase")]
+    tokens = [*rows, *(x[:, 0].contiguous() for x in (eta, *others))]
+    norm = [initial[name].float().contiguous() for name in ("norm_weight", "norm_bias") if name in initial]
+    masks = [None if x is None else x[:, 0].contiguous().view(torch.uint8) for x in (reset, valid)]
+    carry = [given[name].contiguous() for name in names]
+    y, *rest = TOKEN(tokens, norm, first, carry, *masks, list(TILE_NUMBERS))
+    return y[:, None], dict(zip(names, rest, strict=True))
+
+
 def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
     """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
     if triton is None:
@@ -1702,7 +1899,7 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
-        return "one token is a step"
+        return "one token under a gate of value channels"
     return ""
 
 

@@ -2723,7 +2723,7 @@ if triton is not None:
 
     def step_groups(carry: list[Tensor]) -> list[Tensor]:
         """First and last of states, momenta, frozen weights and scales; states in place of what a design lacks."""
-        out = []
+        out: list[Tensor] = []
         for there in (True, MOMENTUM, CHUNKED, READ == "lagged"):
             group = carry[:LAYERS] if there else out[:2]
             out += [group[0], group[-1]]

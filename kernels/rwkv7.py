@@ -594,7 +594,10 @@ def memory(
     query, key, value = (under_autocast(x) for x in (q, k, v))
     fits = triton_takes(query, key, value, state)
     if fits:
-        y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
+        if k.shape[1] == 1:
+            y, out = triton_step(query, key, value, gates, initial, state, reset, valid)
+        else:
+            y, out = triton_channels(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
     gates = used_gates(k, gates)
     batch, time = k.shape[:2]
@@ -1676,6 +1679,150 @@ def channels_call(
     return from_tiles(z, v, layout, valid), out
 
 
+if triton is not None:
+
+    @triton.jit
+    def step_places(index, out, inner, OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+        """Places of the tile `[HEIGHT, WIDTH]` at (out, inner) of the index-th matrix; at inner = IN stand the offsets."""
+        rows = (index * OUT + out + tl.arange(0, HEIGHT))[:, None]
+        return rows * IN + inner + tl.arange(0, WIDTH)[None, :]
+
+    @triton.jit
+    def as_tile(number):
+        """A number as a tile, which a mask must be."""
+        return tl.zeros([1, 1], tl.int32) + number
+
+    @triton.jit
+    def step_load(
+        states, first, pair, own, fresh, out, inner,
+        OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    ):
+        """A tile of the state before the token, which is the initial one where a document starts."""
+        old = tl.load(
+            states + step_places(pair, out, inner, OUT, IN, HEIGHT, WIDTH), mask=as_tile(fresh) == 0, other=0.0
+        )
+        return old + tl.load(
+            first + step_places(own, out, inner, OUT, IN, HEIGHT, WIDTH), mask=as_tile(fresh) != 0, other=0.0
+        )
+
+    @triton.jit
+    def step_row(x, batch, head, batch_stride, head_stride, SIZE: tl.constexpr):
+        """A token's row, `[1, SIZE]`."""
+        return tl.load(x + batch * batch_stride + head * head_stride + tl.arange(0, SIZE)).to(tl.float32)[None, :]
+
+    @triton.jit
+    def step_decay(log_alpha, pair, live, K: tl.constexpr):
+        """alpha of the token, 1 for padding: a number, or one a key channel, `[1, K]`."""
+        return tl.exp(live * tl.load(log_alpha + pair * K + tl.arange(0, K)).to(tl.float32))[None, :]
+
+    @triton.jit
+    def delta_step(
+        q, k, v, eta, log_alpha, erase, reset, valid, first, states, y, new_states, heads,
+        q_batch, q_head, k_batch, k_head, v_batch, v_head,
+        K: tl.constexpr, V: tl.constexpr, HEIGHT: tl.constexpr, RESET: tl.constexpr, VALID: tl.constexpr,
+    ):
+        """A program for some rows of a head's state."""
+        pair = tl.program_id(0).to(tl.int64)
+        batch = pair // heads
+        own = pair % heads
+        o = tl.program_id(1) * HEIGHT
+        live = tl.cast(1, tl.int32)
+        fresh = tl.cast(0, tl.int32)
+        if VALID:
+            live = tl.load(valid + batch).to(tl.int32)
+        if RESET:
+            fresh = tl.load(reset + batch).to(tl.int32) * live
+        key = step_row(k, batch, own, k_batch, k_head, K)
+        ask = step_row(q, batch, own, q_batch, q_head, K)
+        rows = o + tl.arange(0, HEIGHT)
+        value = tl.load(v + batch * v_batch + own * v_head + rows).to(tl.float32)[:, None]
+        alpha = step_decay(log_alpha, pair, live, K)
+        size = live * tl.load(eta + pair).to(tl.float32)
+        strength = size
+        strength = live * tl.load(erase + pair * K + tl.arange(0, K)).to(tl.float32)[None, :]
+        state = step_load(states, first, pair, own, fresh, o, 0, V, K, HEIGHT, K)
+        kept = alpha * state
+        seen = state
+        held = tl.sum(seen * key, axis=1)[:, None]
+        new = kept + size * value * key - held * (strength * key)
+        tl.store(new_states + step_places(pair, o, 0, V, K, HEIGHT, K), new)
+        answer = tl.sum(new * ask, axis=1)
+        if VALID:
+            answer = tl.where(live != 0, answer, 0.0)
+        tl.store(y + pair * V + rows, answer.to(y.dtype.element_ty))
+
+    def step_forward(
+        tokens: list[Tensor],
+        norm: list[Tensor],
+        first: list[Tensor],
+        carry: list[Tensor],
+        reset: Tensor | None,
+        valid: Tensor | None,
+        numbers: list[float],
+    ) -> list[Tensor]:
+        """The answers `[B, H, V]` and the carry after the token.
+
+        Args:
+            tokens: q, k, v `[B, H, dim]`, eta, log_alpha, log_mu, delta, erase `[B, H]`; what a design lacks is not read.
+            norm: the LayerNorm's affine, `[H, V]` each, or nothing.
+            first: states of a new document, `[H, out, in]`.
+            carry: states, momenta, frozen weights and scales `[B, H, ...]` and the position `[B]`, as far as the design has them.
+            reset: `[B]` uint8, a document starts.
+            valid: `[B]` uint8, the token is none of padding.
+            numbers: of the formulas.
+        """
+        out = step_shapes(tokens, norm, first, carry, reset, valid, numbers)
+        q, k, v, eta, log_alpha, log_mu, delta, erase = tokens
+        batch, heads, keys = k.shape
+        values = v.shape[-1]
+        strides = [n for x in (q, k, v) for n in x.stride()[:2]]
+        masks = {"RESET": reset is not None, "VALID": valid is not None}
+        some = [eta if x is None else x for x in (reset, valid)]
+        with torch.cuda.device_of(k):
+            rows = min(values, 32)
+            delta_step[(batch * heads, values // rows)](
+                q, k, v, eta, log_alpha, erase, *some, first[0], carry[0], *out, heads, *strides,
+                K=keys, V=values, HEIGHT=rows, **masks, num_warps=4, num_stages=1, enable_fp_fusion=True,
+            )
+        return out
+
+    def step_shapes(tokens, norm, first, carry: list[Tensor], reset, valid, numbers) -> list[Tensor]:
+        """Empty outputs of `step_forward`."""
+        return [tokens[2].new_empty(tokens[2].shape), *(x.new_empty(x.shape) for x in carry)]
+
+    TOKEN = operator("token", step_forward, step_shapes)
+
+
+def triton_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    reset: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`memory` on one token, without gradients, for calls that `triton_refusal` does not refuse; same arguments and returns."""
+    batch, layers = k.shape[0], range(LAYERS)
+    first = [initial[f"state_{i}"].float().contiguous() for i in layers]
+    names = [f"state_{i}" for i in layers]
+    if state is None:
+        starts = [x.expand(batch, *x.shape).contiguous() for x in first]
+        given = dict(zip(names, starts, strict=False))
+    else:
+        given = {name: state[name] for name in names}
+    rows = [x[:, 0] if x.stride(-1) == 1 else x[:, 0].contiguous() for x in (q, k, v)]
+    eta = gates["eta"]
+    others = [gates.get(name, eta) for name in ("log_alpha", "log_mu", "delta", "erase")]
+    tokens = [*rows, *(x[:, 0].contiguous() for x in (eta, *others))]
+    norm = [initial[name].float().contiguous() for name in ("norm_weight", "norm_bias") if name in initial]
+    masks = [None if x is None else x[:, 0].contiguous().view(torch.uint8) for x in (reset, valid)]
+    carry = [given[name].contiguous() for name in names]
+    y, *rest = TOKEN(tokens, norm, first, carry, *masks, list(TILE_NUMBERS))
+    return y[:, None], dict(zip(names, rest, strict=True))
+
+
 def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] | None) -> str:
     """Why this call can't run in Triton, empty if it can; arguments as in `memory`."""
     if triton is None:
@@ -1692,7 +1839,8 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
     if k.shape[-1] not in (16, 32, 64, 128) or v.shape[-1] not in (16, 32, 64, 128):
         return f"key and value dimension must be 16, 32, 64 or 128, not {k.shape[-1]} and {v.shape[-1]}"
     if k.shape[1] < 2:
-        return "one token is a step"
+        taken = k.shape[1] == 1 and not torch.is_grad_enabled()
+        return "" if taken else "one token with gradients, or none: a step is without, under torch.no_grad"
     return ""
 
 

@@ -93,7 +93,8 @@ def test_steps_equal_the_reference(interpreted: dict[str, Any], name: str) -> No
 @pytest.mark.parametrize("name", SLOW)
 def test_all_kernels_equal_the_reference(interpreted_slowly: dict[str, Any], name: str) -> None:
     check_kernels(interpreted_slowly["studied"][name], "triton dense" if name in DENSE else "triton")
-    check_steps(interpreted_slowly["studied"][name])
+    if DESIGNS[name].retention.gated not in ("row", "outer"):
+        check_steps(interpreted_slowly["studied"][name])
     assert interpreted_slowly["studied"][name]["same bits"]
 
 
@@ -116,7 +117,7 @@ def test_strong_decays_of_channels_neither_overflow_nor_lose_digits(interpreted:
     )
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "decayed", "applied"])
+@pytest.mark.parametrize("family", [*FAMILIES, "decayed", "applied", "token"])
 def test_opcheck(interpreted: dict[str, Any], family: str) -> None:
     assert set(interpreted["opcheck"][family].values()) == {"SUCCESS"}
 
@@ -290,6 +291,7 @@ LIMITS = {
         "dense_backward_scan": (384, 384, 448),
         "dense_backward_state": (64, 96, 128),
         "dense_backward_write": (160, 160, 96),
+        "dense_step": (32, 32, 0),
     },
     (90, "matrix, softmax of columns"): {"dense_backward_scan": (1632, 3904, 128)},
     (80, ""): {
@@ -350,7 +352,7 @@ def test_the_table_says_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     found = {x.key: x.measure() for x in compiled.launches(op.load(LINEAR["huber norm"].canonical()), 90)}
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(usage["stack"] == 0 and usage["registers"] > 64 for usage in found.values()), found
     table = compiled.table()
     if triton.__version__ in VERSIONS:

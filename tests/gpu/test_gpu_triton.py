@@ -151,6 +151,34 @@ def test_packed_and_padded_rows_equal_float64(name: str) -> None:
     check(DESIGNS[name], torch.float32, inputs(DESIGNS[name], 3, 150, 2, 32, 32), reset < 0.1, other > 0.2)
 
 
+@pytest.mark.parametrize("name", DESIGNS)
+def test_steps_equal_float64(name: str) -> None:
+    """A call a token, without gradients, beside the torch path in float64 and what float32 does to that."""
+    values = inputs(DESIGNS[name], 2, 70, 3, 64, 64)
+    module = op.load(DESIGNS[name].canonical())
+
+    def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        gates = {n: given[n] for n in ("eta", "log_alpha", "delta", "log_mu", "erase") if n in given}
+        parts, state = [], None
+        with torch.no_grad():
+            for t in range(70):
+                now = slice(t, t + 1)
+                own = {n: x[:, now] for n, x in gates.items()}
+                y, state = module.memory(*(given[n][:, now] for n in "qkv"), own, given, state)
+                parts.append(y)
+        return {"y": torch.cat(parts, 1)} | {n: x for n, x in state.items() if n.startswith(("state", "momentum"))}
+
+    before = module.PATHS["triton"]
+    fast = run(values)
+    assert module.PATHS["triton"] == before + 70, module.PATHS
+    exact = run({n: x.double() for n, x in values.items()})
+    with in_torch(module):
+        own = worst(run(values), exact)
+    factor, floor = ALLOWED[torch.float32]
+    found = worst(fast, exact)
+    assert max(found.values()) < factor * max(own.values()) + floor, (found, own)
+
+
 @pytest.mark.parametrize("dim", [16, 32, 128])
 @pytest.mark.parametrize("chunk", [16, 32, 64])
 def test_dense_shapes(dim: int, chunk: int) -> None:

@@ -182,7 +182,7 @@ def study(name):
     out = {"accuracy": own, "float32": plain, "paths": dict(module.PATHS)}
     bare = outcome(unlinked(chosen).memory, leaves)
     out["same bits"] = all(torch.equal(bare[key], x) for key, x in fast.items())
-    if name in STEPPED or name not in QUICK:
+    if (name in STEPPED or name not in QUICK) and chosen.retention.gated not in ("row", "outer"):
         out["steps"], out["steps float32"], out["steps paths"] = stepped(chosen, module)
     module.dense_segment = lambda pairs, chunks: 1
     if not getattr(module, "WHOLE", False):
@@ -235,8 +235,8 @@ def strong(chosen, module, share):
     return accuracy(chosen, module, leaves=leaves)[:2]
 
 
-def opcheck(module, name, chosen):
-    """An operator on the arguments with which `memory` calls it."""
+def opcheck(module, name, chosen, time=20):
+    """An operator on the arguments with which `memory` calls it; that of one token has no gradient."""
     seen = []
     operator = getattr(module, name)
 
@@ -245,8 +245,15 @@ def opcheck(module, name, chosen):
         return operator(*given)
 
     setattr(module, name, spy)
-    outcome(module.memory, inputs(chosen.canonical(), time=20))
+    x = inputs(chosen.canonical(), time=time)
+    if time == 1:
+        with torch.no_grad():
+            module.memory(x["q"], x["k"], x["v"], x, x)
+    else:
+        outcome(module.memory, x)
     setattr(module, name, operator)
+    if time == 1:
+        return torch.library.opcheck(operator, seen[0])
 
     def leaf(x):
         if isinstance(x, list):
@@ -278,6 +285,7 @@ def checks():
     modules["channels"] = faded[0]
     out["continued"] = {name: continued(*pair) for name, pair in modules.items()}
     out["opcheck"] = {name: opcheck(module, name.upper(), chosen) for name, (chosen, module) in modules.items()}
+    out["opcheck"]["token"] = opcheck(modules["dense"][1], "TOKEN", moving, time=1)
     out["opcheck"] |= {
         name: opcheck(faded[i][1], name.upper(), faded[i][0]) for i, name in ((0, "decayed"), (2, "applied"))
     }

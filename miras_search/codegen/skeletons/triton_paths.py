@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.slots import CHUNKED, EXPANSION, LAYERS
+from miras_search.codegen.skeletons.slots import CHUNKED, EXPANSION, GATE, LAYERS
 from miras_search.codegen.skeletons.triton_slots import WHOLE
 
 try:
@@ -45,6 +45,8 @@ def triton_refusal(q: Tensor, k: Tensor, v: Tensor, state: Mapping[str, Tensor] 
             if large:
                 return "a map of the whole matrix does not fit this GPU, from Hopper on it does"
     if k.shape[1] < 2:
+        if GATE in ("row", "outer"):
+            return "one token under a gate of value channels"
         taken = k.shape[1] == 1 and not torch.is_grad_enabled()
         return "" if taken else "one token with gradients, or none: a step is without, under torch.no_grad"
     if CHUNKED:
