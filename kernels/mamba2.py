@@ -1655,7 +1655,6 @@ if triton is not None:
         threshold = tl.full([1, 1], 1.0, tl.float32)
         norm_weight = value
         norm_bias = value
-        one = tl.full([1, 1], 1.0, tl.float32)
         g = bias_phi_tile(value, value, threshold, numbers)
         g = tl.sum(g, axis=0)[:, None]
         new_0 = step_write(

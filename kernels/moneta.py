@@ -2546,7 +2546,6 @@ if triton is not None:
         OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
     ):
         """The same under a mirror map, for a whole matrix, and the number of a lagged read."""
-        one = tl.zeros([1, 1], tl.int32)
         if opens != 0:
             totals = tl.zeros([1, 8], tl.float32)
             for o in range(0, OUT, HEIGHT):
@@ -2634,7 +2633,6 @@ if triton is not None:
         norm_bias = value
         norm_weight = step_row(gamma, 0, own, 0, V, V)
         norm_bias = step_row(beta, 0, own, 0, V, V)
-        one = tl.full([1, 1], 1.0, tl.float32)
         step_open(
             states_0, first_0, frozen_0, scales_0, new_frozen_0, new_scales_0, pair, own, fresh, opens, numbers,
             HIDDEN, K, HEIGHT_0,
@@ -2660,11 +2658,11 @@ if triton is not None:
             back = tl.sum(w_1 * g, axis=0)[None, :] * memory_activate_grad_tile(z, numbers)
             back = tl.sum(back, axis=0)[:, None]
             x = memory_activate_tile(z, numbers)
-            new_0 = step_write(
+            step_write(
                 states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, j, 0, back, key,
                 alpha, size, mu, arrive, HIDDEN, K, BLOCK, K,
             )
-            new_1 = step_write(
+            step_write(
                 states_1, first_1, momenta_1, new_states_1, new_momenta_1, pair, own, fresh, 0, j, g, x,
                 alpha, size, mu, arrive, V, HIDDEN, V, BLOCK,
             )

@@ -2518,7 +2518,6 @@ if triton is not None:
         norm_bias = value
         norm_weight = step_row(gamma, 0, own, 0, V, V)
         norm_bias = step_row(beta, 0, own, 0, V, V)
-        one = tl.full([1, 1], 1.0, tl.float32)
         step_open(
             states_0, first_0, frozen_0, scales_0, new_frozen_0, new_scales_0, pair, own, fresh, opens, numbers,
             HIDDEN, K, HEIGHT_0,

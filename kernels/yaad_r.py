@@ -2385,7 +2385,6 @@ if triton is not None:
         norm_bias = value
         norm_weight = step_row(gamma, 0, own, 0, V, V)
         norm_bias = step_row(beta, 0, own, 0, V, V)
-        one = tl.full([1, 1], 1.0, tl.float32)
         out = tl.zeros([V], tl.float32)
         for j in range(0, HIDDEN, BLOCK):
             w_0 = step_frozen(

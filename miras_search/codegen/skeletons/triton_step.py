@@ -90,7 +90,8 @@ if triton is not None:
         OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
     ):  # fmt: skip
         """The same under a mirror map, for a whole matrix, and the number of a lagged read."""
-        one = tl.zeros([1, 1], tl.int32)
+        if READ == "lagged":
+            one = tl.zeros([1, 1], tl.int32)
         if opens != 0:
             if TOTALS:
                 totals = tl.zeros([1, 8], tl.float32)
@@ -209,7 +210,8 @@ if triton is not None:
         if NORM:
             norm_weight = step_row(gamma, 0, own, 0, V, V)
             norm_bias = step_row(beta, 0, own, 0, V, V)
-        one = tl.full([1, 1], 1.0, tl.float32)
+        if OFFSET:
+            one = tl.full([1, 1], 1.0, tl.float32)
         if LAYERS > 1:
             if MIRROR:
                 step_open(
@@ -258,15 +260,24 @@ if triton is not None:
                 back = tl.sum(w_1 * g, axis=0)[None, :] * memory_activate_grad_tile(z, numbers)
                 back = tl.sum(back, axis=0)[:, None]
                 x = memory_activate_tile(z, numbers)
-                new_0 = step_write(
-                    states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, j, 0, back, key,
-                    alpha, size, mu, arrive, HIDDEN, K, BLOCK, K,
-                )  # fmt: skip
-                new_1 = step_write(
-                    states_1, first_1, momenta_1, new_states_1, new_momenta_1, pair, own, fresh, 0, j, g, x,
-                    alpha, size, mu, arrive, V, HIDDEN, V, BLOCK,
-                )  # fmt: skip
-                if not SCAN:
+                if SCAN:
+                    step_write(
+                        states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, j, 0, back, key,
+                        alpha, size, mu, arrive, HIDDEN, K, BLOCK, K,
+                    )  # fmt: skip
+                    step_write(
+                        states_1, first_1, momenta_1, new_states_1, new_momenta_1, pair, own, fresh, 0, j, g, x,
+                        alpha, size, mu, arrive, V, HIDDEN, V, BLOCK,
+                    )  # fmt: skip
+                else:
+                    new_0 = step_write(
+                        states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, j, 0, back, key,
+                        alpha, size, mu, arrive, HIDDEN, K, BLOCK, K,
+                    )  # fmt: skip
+                    new_1 = step_write(
+                        states_1, first_1, momenta_1, new_states_1, new_momenta_1, pair, own, fresh, 0, j, g, x,
+                        alpha, size, mu, arrive, V, HIDDEN, V, BLOCK,
+                    )  # fmt: skip
                     asked = tl.sum(new_0 * ask, axis=1)
                     if OFFSET:
                         b_0 = step_write(
@@ -314,14 +325,18 @@ if triton is not None:
                     out += tl.sum(b_0, axis=1)
                 g = dense_cotangent(out[None, :], key, value, threshold, norm_weight, norm_bias, numbers)
             g = tl.sum(g, axis=0)[:, None]
-            new_0 = step_write(
-                states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, 0, 0, g, key,
-                alpha, size, mu, arrive, V, K, V, K,
-            )  # fmt: skip
             if SCAN:
+                step_write(
+                    states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, 0, 0, g, key,
+                    alpha, size, mu, arrive, V, K, V, K,
+                )  # fmt: skip
                 step_read(new_states_0, ask, outs, pair, numbers, V, K, HEIGHT_0)
                 answer = tl.load(outs + pair * V + tl.arange(0, V))
             else:
+                new_0 = step_write(
+                    states_0, first_0, momenta_0, new_states_0, new_momenta_0, pair, own, fresh, 0, 0, g, key,
+                    alpha, size, mu, arrive, V, K, V, K,
+                )  # fmt: skip
                 if READ_FIRST:
                     new_0 = step_load(states_0, first_0, pair, own, fresh, 0, 0, V, K, V, K)
                 answer = tl.sum(new_0 * ask, axis=1)
