@@ -353,7 +353,7 @@ def test_the_table_says_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     found = {x.key: x.measure() for x in compiled.launches(op.load(LINEAR["huber norm"].canonical()), 90)}
     assert len(found) == 6
-    assert all(usage["stack"] == 0 and usage["registers"] > 64 for usage in found.values()), found
+    assert all(usage["stack"] == 0 and usage["registers"] > 32 for usage in found.values()), found
     table = compiled.table()
     if triton.__version__ in VERSIONS:
         assert found == {key: table[key]["found"][triton.__version__] for key in found}
