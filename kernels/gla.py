@@ -387,10 +387,20 @@ def free_tiles(
     return reads_by_channels(states, q, x, write, l, log_alpha), after
 
 
+def applied(weights: Tensor, x: Tensor) -> Tensor:
+    """A matrix a token on a vector a token, `[c, G, out, in]` and `[c, G, in]` -> `[c, G, out]`."""
+    return torch.bmm(x.reshape(-1, 1, x.shape[-1]), weights.flatten(0, 1).mT).view(*x.shape[:2], -1)
+
+
 def tiles(path: Tensor) -> list[slice]:
     """Tokens in runs whose matrices have about TILE numbers."""
     count, size = path.shape[0] - 1, max(1, 2 * TILE // path[0].numel())
     return [slice(a, min(count, a + size)) for a in range(0, count, size)]
+
+
+def answered(states: Tensor, found: Tensor, u: Tensor) -> Tensor:
+    """psi(S) u; `found`: what `mapped` gave."""
+    return applied(found, u)
 
 
 def steps_alone(time: int, state: Mapping[str, Tensor] | None, reset: Tensor | None, valid: Tensor | None) -> bool:

@@ -547,9 +547,20 @@ def state_path(
     return path, impulses
 
 
-def weight_path(path: Tensor) -> list[Tensor]:
-    """psi(S_t) in tiles of tokens."""
-    return [retention_psi(path[1:][run]) for run in tiles(path)]
+def mapped(states: Tensor) -> Tensor:
+    """What a read and its pull-back need of psi(S) `[c, G, out, in]`: the sum `[c, G, 1, 1]` of a scaling map, the shares of one
+    that shares, else all of it."""
+    return retention_psi(states)
+
+
+def answered(states: Tensor, found: Tensor, u: Tensor) -> Tensor:
+    """psi(S) u; `found`: what `mapped` gave."""
+    return applied(found, u)
+
+
+def answered_back(states: Tensor, found: Tensor, u: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
+    """Its pull-back: the gradients of u and, `[c, G, out, in]`, of S."""
+    return applied_back(found, dz), retention_psi_vjp(states, outer(dz, u))
 
 
 def scan_forward(
@@ -576,7 +587,8 @@ def scan_forward(
         momentum = None
         path, impulses = state_path(states[i], momentum, write, token_first(keys.x[i]), rates, i)
         u = with_one(z)
-        z = torch.cat([applied(retention_psi(path[1:][run]), u[run]) for run in tiles(path)])
+        parts = [(path[1:][run], u[run]) for run in tiles(path)]
+        z = torch.cat([answered(s, mapped(s), x) for s, x in parts])
         into[i].copy_(path[-1])
     z = token_first(z)
     z = torch.addcmul(norm[1], unit_rows(z)[0], norm[0])
@@ -615,7 +627,7 @@ def scan_backward(
     writes = [-rates.eta * g for g in gs]
     us: list[Tensor] = [with_one(token_first(q))]
     zs: list[Tensor] = []
-    paths, impulses, weights = [], [], []
+    paths, impulses, maps = [], [], []
     for i in range(LAYERS):
         if LAYERS > 1 and i:
             us.append(with_one(activated(zs[-1])))
@@ -623,15 +635,17 @@ def scan_backward(
         path, impulse = state_path(states[i], momentum, writes[i], xs[i], rates, i)
         paths.append(path)
         impulses.append(impulse)
-        weights.append(weight_path(path))
-        zs.append(torch.cat([applied(w, us[i][run]) for w, run in zip(weights[i], tiles(path), strict=True)]))
+        found = [mapped(path[1:][run]) for run in tiles(path)]
+        maps.append(found)
+        parts = zip(found, tiles(path), strict=True)
+        zs.append(torch.cat([answered(path[1:][run], w, us[i][run]) for w, run in parts]))
     dz = token_first(head_backward(token_first(zs[-1]), norm, dy, dnorm))
     dx: list[Tensor] = []
     dg: list[Tensor] = []
     for i in range(LAYERS - 1, -1, -1):
         du, dwrite, dread = path_backward(
             paths[i],
-            weights[i],
+            maps[i],
             impulses[i],
             us[i],
             dz,
@@ -657,7 +671,7 @@ def scan_backward(
 
 def path_backward(
     path: Tensor,
-    weights: list[Tensor],
+    maps: list[Tensor],
     impulses: Tensor | None,
     u: Tensor,
     dz: Tensor,
@@ -677,11 +691,10 @@ def path_backward(
     du, dwrite, dx = [], [], []
     follow = dstate
     kept = on_weights(rates.alpha, layer)
-    for run, used in zip(reversed(tiles(path)), reversed(weights), strict=True):
+    for run, found in zip(reversed(tiles(path)), reversed(maps), strict=True):
         before = path[run]
-        du.append(applied_back(used, dz[run]))
-        d = outer(dz[run], u[run])
-        d = retention_psi_vjp(path[1:][run], d)
+        back, d = answered_back(path[1:][run], found, u[run], dz[run])
+        du.append(back)
         for t in range(run.stop - 1, run.start - 1, -1):
             now = d[t - run.start]
             if GATE == "none" or t == path.shape[0] - 2:

@@ -161,13 +161,15 @@ def retention_psi(s):
     return w
 
 
-def retention_psi_vjp(s, d):
-    u = s * s + RETENTION_EPS * RETENTION_EPS
-    scale = retention_scale(s)
-    slope = s * u ** (RETENTION_Q / 2.0 - 1.0)
+def retention_scale_of(p):
+    return p ** (2.0 / RETENTION_Q - 1.0)
+
+
+def retention_scale_vjp(s, p, d):
+    weight = (2.0 - RETENTION_Q) * retention_scale_of(p) * d
     # slope / P is bounded; scale / P alone leaves the range of float32 at both ends.
-    pull = (2.0 - RETENTION_Q) * scale * (slope / retention_power_sum(s))
-    return d * scale + torch.sum(d * s, (-2, -1), keepdim=True) * pull
+    slope = s * (s * s + RETENTION_EPS * RETENTION_EPS) ** (RETENTION_Q / 2.0 - 1.0)
+    return (slope / p) * weight
 
 
 class Layout(NamedTuple):
@@ -535,11 +537,6 @@ def token_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """Outer products, `[..., out]` and `[..., in]` -> `[..., out, in]`."""
-    return a[..., :, None] * b[..., None, :]
-
-
 def applied(weights: Tensor, x: Tensor) -> Tensor:
     """A matrix a token on a vector a token, `[c, G, out, in]` and `[c, G, in]` -> `[c, G, out]`."""
     return torch.bmm(x.reshape(-1, 1, x.shape[-1]), weights.flatten(0, 1).mT).view(*x.shape[:2], -1)
@@ -570,9 +567,23 @@ def state_path(
     return path, impulses
 
 
-def weight_path(path: Tensor) -> list[Tensor]:
-    """psi(S_t) in tiles of tokens."""
-    return [retention_psi(path[1:][run]) for run in tiles(path)]
+def mapped(states: Tensor) -> Tensor:
+    """What a read and its pull-back need of psi(S) `[c, G, out, in]`: the sum `[c, G, 1, 1]` of a scaling map, the shares of one
+    that shares, else all of it."""
+    return retention_power_sum(states)
+
+
+def answered(states: Tensor, found: Tensor, u: Tensor) -> Tensor:
+    """psi(S) u; `found`: what `mapped` gave."""
+    return applied(states, u) * retention_scale_of(found)[..., 0]
+
+
+def answered_back(states: Tensor, found: Tensor, u: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
+    """Its pull-back: the gradients of u and, `[c, G, out, in]`, of S."""
+    seen = applied_back(states, dz)
+    d = retention_scale_vjp(states, found, (seen * u).sum(-1, keepdim=True)[..., None])
+    scale = retention_scale_of(found)[..., 0]
+    return seen * scale, d.addcmul_((dz * scale)[..., :, None], u[..., None, :])
 
 
 def scan_forward(
@@ -599,7 +610,8 @@ def scan_forward(
         momentum = None
         path, impulses = state_path(states[i], momentum, write, token_first(keys.x[i]), rates, i)
         u = with_one(z)
-        z = torch.cat([applied(retention_psi(path[1:][run]), u[run]) for run in tiles(path)])
+        parts = [(path[1:][run], u[run]) for run in tiles(path)]
+        z = torch.cat([answered(s, mapped(s), x) for s, x in parts])
         into[i].copy_(path[-1])
     z = token_first(z)
     z = torch.addcmul(norm[1], unit_rows(z)[0], norm[0])
@@ -638,7 +650,7 @@ def scan_backward(
     writes = [-rates.eta * g for g in gs]
     us: list[Tensor] = [with_one(token_first(q))]
     zs: list[Tensor] = []
-    paths, impulses, weights = [], [], []
+    paths, impulses, maps = [], [], []
     for i in range(LAYERS):
         if LAYERS > 1 and i:
             us.append(with_one(activated(zs[-1])))
@@ -646,15 +658,17 @@ def scan_backward(
         path, impulse = state_path(states[i], momentum, writes[i], xs[i], rates, i)
         paths.append(path)
         impulses.append(impulse)
-        weights.append(weight_path(path))
-        zs.append(torch.cat([applied(w, us[i][run]) for w, run in zip(weights[i], tiles(path), strict=True)]))
+        found = [mapped(path[1:][run]) for run in tiles(path)]
+        maps.append(found)
+        parts = zip(found, tiles(path), strict=True)
+        zs.append(torch.cat([answered(path[1:][run], w, us[i][run]) for w, run in parts]))
     dz = token_first(head_backward(token_first(zs[-1]), norm, dy, dnorm))
     dx: list[Tensor] = []
     dg: list[Tensor] = []
     for i in range(LAYERS - 1, -1, -1):
         du, dwrite, dread = path_backward(
             paths[i],
-            weights[i],
+            maps[i],
             impulses[i],
             us[i],
             dz,
@@ -680,7 +694,7 @@ def scan_backward(
 
 def path_backward(
     path: Tensor,
-    weights: list[Tensor],
+    maps: list[Tensor],
     impulses: Tensor | None,
     u: Tensor,
     dz: Tensor,
@@ -700,11 +714,10 @@ def path_backward(
     du, dwrite, dx = [], [], []
     follow = dstate
     kept = on_weights(rates.alpha, layer)
-    for run, used in zip(reversed(tiles(path)), reversed(weights), strict=True):
+    for run, found in zip(reversed(tiles(path)), reversed(maps), strict=True):
         before = path[run]
-        du.append(applied_back(used, dz[run]))
-        d = outer(dz[run], u[run])
-        d = retention_psi_vjp(path[1:][run], d)
+        back, d = answered_back(path[1:][run], found, u[run], dz[run])
+        du.append(back)
         for t in range(run.stop - 1, run.start - 1, -1):
             now = d[t - run.start]
             if GATE == "none" or t == path.shape[0] - 2:

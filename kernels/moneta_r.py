@@ -155,6 +155,10 @@ def retention_psi(s):
     return w
 
 
+def retention_scale_of(p):
+    return p ** (2.0 / RETENTION_Q - 1.0)
+
+
 class Layout(NamedTuple):
     """Where each token sits. Slots without a token are padding: they neither decay nor write."""
 
@@ -676,6 +680,16 @@ def dual_keys_backward(
     dk = dx[0][..., : k.shape[-1]]
     dk = dk + dr
     return dk, dv - dr, ddelta
+
+
+def applied(weights: Tensor, x: Tensor) -> Tensor:
+    """A matrix a token on a vector a token, `[c, G, out, in]` and `[c, G, in]` -> `[c, G, out]`."""
+    return torch.bmm(x.reshape(-1, 1, x.shape[-1]), weights.flatten(0, 1).mT).view(*x.shape[:2], -1)
+
+
+def answered(states: Tensor, found: Tensor, u: Tensor) -> Tensor:
+    """psi(S) u; `found`: what `mapped` gave."""
+    return applied(states, u) * retention_scale_of(found)[..., 0]
 
 
 GATED = (3, 4)

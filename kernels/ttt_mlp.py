@@ -617,6 +617,16 @@ def dual_keys_backward(
     return dk, dv - dr, ddelta
 
 
+def applied(weights: Tensor, x: Tensor) -> Tensor:
+    """A matrix a token on a vector a token, `[c, G, out, in]` and `[c, G, in]` -> `[c, G, out]`."""
+    return torch.bmm(x.reshape(-1, 1, x.shape[-1]), weights.flatten(0, 1).mT).view(*x.shape[:2], -1)
+
+
+def answered(states: Tensor, found: Tensor, u: Tensor) -> Tensor:
+    """psi(S) u; `found`: what `mapped` gave."""
+    return applied(found, u)
+
+
 GATED = (3, 4)
 
 

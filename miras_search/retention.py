@@ -62,7 +62,12 @@ class Retention(Choice):
 
     @property
     def scaling(self) -> bool:
-        """psi(S) = S / scale(S) with one number a matrix: the cheap `lagged` read exists."""
+        """psi(S) = scale(S) S with one number a matrix, `scale_of(power_sum(S))`: the cheap `lagged` read exists."""
+        return False
+
+    @property
+    def sharing(self) -> bool:
+        """psi(S) = mass(S) share(S), mass a number of the matrix's shape; `share_vjp` pulls back by the shares alone."""
         return False
 
     def canonical(self) -> Retention:
@@ -226,6 +231,10 @@ class Kl(_Simplex):
 
     kind: Literal["kl"] = "kl"
     signed: bool = False
+
+    @property
+    def sharing(self) -> bool:
+        return not self.signed
 
     def psi(self, xp: Any, s: Any) -> Any:
         w = self.share(xp, s)
@@ -447,6 +456,19 @@ class Lq(_Gated):
     def scale(self, xp: Any, s: Any) -> Any:
         """1 / P^a, `[..., 1, 1]`: the number the printed map multiplies the state by."""
         return xp.power(self.power_sum(xp, s), 2.0 / self.q - 1.0)
+
+    def scale_of(self, xp: Any, p: Any) -> Any:
+        """The scale from P."""
+        return xp.power(p, 2.0 / self.q - 1.0)
+
+    def scale_vjp(self, xp: Any, s: Any, p: Any, d: Any) -> Any:
+        """Pull `d`, `[..., 1, 1]`, back through the scale; P is given."""
+        weight = (2.0 - self.q) * self.scale_of(xp, p) * d
+        if self.norm == "mean":
+            weight = weight / xp.total_size(s)
+        # slope / P is bounded; scale / P alone leaves the range of float32 at both ends.
+        slope = s * xp.power(s * s + self.eps * self.eps, self.q / 2.0 - 1.0)
+        return (slope / p) * weight
 
     def psi(self, xp: Any, s: Any) -> Any:
         w = s * self.scale(xp, s)

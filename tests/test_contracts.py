@@ -153,6 +153,18 @@ def test_retention_flags_are_true(retention: Retention) -> None:
         scale = retention.scale(Xp, s)  # type: ignore[attr-defined]
         assert scale.shape == (2, 1, 1)
         near(retention.psi(Xp, s), s * scale, "identity")
+        leaf, d = s.clone().requires_grad_(), draw(2, 1, 1).detach()
+        p = retention.power_sum(Xp, leaf)  # type: ignore[attr-defined]
+        again = retention.scale_of(Xp, p)  # type: ignore[attr-defined]
+        near(again, scale, "identity")
+        (expected,) = pulled(again, [leaf], d)
+        near(retention.scale_vjp(Xp, s, p.detach(), d), expected, "formula")  # type: ignore[attr-defined]
+    if retention.sharing:
+        leaf, d = s.clone().requires_grad_(), draw(2, 5, 4).detach()
+        share = retention.share(Xp, leaf)  # type: ignore[attr-defined]
+        near(retention.psi(Xp, s), retention.mass(Xp, s) * share, "identity")  # type: ignore[attr-defined]
+        (expected,) = pulled(share, [leaf], d)
+        near(retention.share_vjp(Xp, share.detach(), d), expected, "formula")  # type: ignore[attr-defined]
     if retention.gated == "none":
         assert "bias" not in type(retention).model_fields, "a gate's initial logit without a gate"
 

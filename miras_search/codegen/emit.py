@@ -91,6 +91,8 @@ def lower_formulas(design: Design) -> Lowered:
         lower(design.retention, "psi", into=out)
         if derived(design):
             lower(design.retention, "psi_vjp", into=out)
+            for formula in _parts(design):
+                lower(design.retention, formula, into=out)
     if design.algorithm.read_ == "lagged":
         lower(design.retention, "scale", into=out)
     if design.retention.klass == "feedback":
@@ -98,6 +100,13 @@ def lower_formulas(design: Design) -> Lowered:
     if design.retention.klass == "multiplicative":
         lower(design.retention, "update", into=out)
     return out
+
+
+def _parts(design: Design) -> tuple[str, ...]:
+    """The formulas of a map that is a number times something simpler, which exact reads take apart."""
+    if design.retention.scaling:
+        return ("power_sum", "scale_of", "scale_vjp")
+    return ("mass", "share", "share_vjp") if design.retention.sharing else ()
 
 
 def _one_matrix(memory: Memory) -> bool:
@@ -207,6 +216,7 @@ def flags(design: Design) -> dict[str, Any]:
         "SCHEDULE": retention.schedule_,
         "MIRROR": not retention.linear,
         "SCALING": retention.scaling,
+        "SHARING": retention.sharing,
         "FEEDBACK": retention.klass == "feedback",
         "MULTIPLICATIVE": retention.klass == "multiplicative",
         "LEARNED_START": memory.parametric and memory.initial_ == "learned",

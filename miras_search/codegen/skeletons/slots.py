@@ -53,6 +53,8 @@ DECAY = "data"
 """`data`: predicted for every token; `learned`: one a head or channel; `constant`: by SCHEDULE."""
 SCHEDULE = "retnet"
 MIRROR = False
+SHARING = False
+"""psi is a number times shares that sum to 1."""
 SCALING = False
 FEEDBACK = False
 MULTIPLICATIVE = False
@@ -131,6 +133,36 @@ def retention_psi_vjp(s: Tensor, d: Tensor) -> Tensor:
 def retention_scale(s: Tensor) -> Tensor:
     """The number by which a scaling map multiplies the state."""
     return torch.ones_like(s[..., :1, :1])
+
+
+def retention_power_sum(s: Tensor) -> Tensor:
+    """The sum over a matrix that this number is a function of."""
+    return torch.ones_like(s[..., :1, :1])
+
+
+def retention_scale_of(p: Tensor) -> Tensor:
+    """The function."""
+    return p
+
+
+def retention_scale_vjp(s: Tensor, p: Tensor, d: Tensor) -> Tensor:
+    """The number's pull-back, the sum given."""
+    return torch.zeros_like(s)
+
+
+def retention_mass(s: Tensor) -> float:
+    """What the shares of a sharing map are multiplied by."""
+    return 1.0
+
+
+def retention_share(s: Tensor) -> Tensor:
+    """Its shares."""
+    return s
+
+
+def retention_share_vjp(p: Tensor, d: Tensor) -> Tensor:
+    """Their pull-back, by the shares themselves."""
+    return d
 
 
 def retention_feedback(s: Tensor) -> Tensor:
