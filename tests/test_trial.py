@@ -93,7 +93,7 @@ def test_record_says_what_was_trained(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("gated-deltanet", "tensors are on cpu, not on a GPU"),
-        ("gla", "no Triton kernels: a channel gate"),
+        ("mesanet", "no Triton kernels: the memory is the solution of a regression"),
     ],
 )
 def test_the_path_is_that_of_the_trials_own_calls(
