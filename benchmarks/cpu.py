@@ -103,130 +103,7 @@ class Ours(nn.Module):
         return y, state
 
 
-class Projected(nn.Module):
-    """q, k, v and output projections around a rule on `[B, T, H, D]`; `gates` numbers a head and token more."""
-
-    def __init__(self, width: int, heads: int, gates: int, rule: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.heads, self.rule = heads, rule
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.gates = nn.Linear(width, gates * heads) if gates else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).unbind(2)
-        gates = [] if self.gates is None else list(self.gates(x).view(batch, time, -1, self.heads).unbind(2))
-        return self.out(self.rule(q, k, v, *gates).reshape(batch, time, width))
-
-    def step(self, x: Tensor, state: Any, t: int) -> tuple[Tensor, Any]:
-        batch, _, width = x.shape
-        q, k, v = self.qkv(x).view(batch, 1, 3, self.heads, -1).transpose(1, 3).unbind(2)
-        k, v = (k, v) if state is None else (torch.cat([state[0], k], 2), torch.cat([state[1], v], 2))
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(batch, 1, width)), (k, v)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's causal attention."""
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True).transpose(1, 2)
-
-
-def gated_delta(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor) -> Tensor:
-    """Qwen3-Next's torch path, below the decorator that would look for kernels."""
-    from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule as rule
-
-    rule = getattr(rule, "__wrapped__", rule)
-    y: Tensor = rule(q, k, v, F.logsigmoid(decay + 4.0), beta.sigmoid(), use_qk_l2norm_in_kernel=True)[0]
-    return y
-
-
-def mamba2(q: Tensor, k: Tensor, v: Tensor, dt: Tensor) -> Tensor:
-    """Mamba2's torch path with state size D; every head has its own B and C."""
-    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan as scan
-
-    scan = getattr(scan, "__wrapped__", scan)
-    rate = -torch.arange(1, q.shape[2] + 1, dtype=q.dtype)
-    y = scan(v, dt, rate, k, q, 64, dt_softplus=True)
-    out: Tensor = y[0] if isinstance(y, tuple) else y
-    return out
-
-
-class Titans(nn.Module):
-    """titans-pytorch's layer; its per-head parameters are stride-0 and are cloned, or AdamW refuses them."""
-
-    def __init__(self, width: int, heads: int, depth: int, momentum: bool, chunk: int = 64) -> None:
-        super().__init__()
-        from titans_pytorch import MemoryMLP, NeuralMemory
-
-        model = MemoryMLP(width // heads, depth=depth, expansion_factor=4.0)
-        self.memory = NeuralMemory(
-            width,
-            chunk_size=chunk,
-            batch_size=chunk,
-            dim_head=width // heads,
-            heads=heads,
-            model=model,
-            momentum=momentum,
-        )
-        for module in self.memory.modules():
-            for name, p in list(module.named_parameters(recurse=False)):
-                setattr(module, name, nn.Parameter(p.detach().clone()))
-            if isinstance(module, nn.ParameterList):
-                for i, p in enumerate(list(module)):
-                    module[i] = nn.Parameter(p.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.memory(x)[0]
-        return y
-
-    def step(self, x: Tensor, state: Any, t: int) -> tuple[Tensor, Any]:
-        y, state = self.memory(x, state=state)
-        return y, state
-
-
 Build = Callable[[int, int], nn.Module]
-
-
-class Ahead(nn.Module):
-    """A TTT layer whose steps are compiled as ours are; the last token of a mini-batch has a function of its own."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer, self.runs = layer, {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x)
-        return y
-
-    def step(self, x: Tensor, state: Any, t: int) -> tuple[Tensor, Any]:
-        if state is None:
-            y, (first, total) = self.layer.step(x, None, t)
-            return y, [z.contiguous() for z in (*first, *total)]
-        given, last = [x.contiguous(), torch.tensor(t), *state], t % 16 == 15
-        if last not in self.runs:
-            self.runs[last] = self.compiled(given, last)
-        y, *state = self.runs[last](given)
-        return y, state
-
-    def compiled(self, given: list[Tensor], last: bool) -> Any:
-        """The function of one token."""
-        from miras_search.decode import INDUCTOR
-
-        class Token(nn.Module):
-            def __init__(self, layer: Any) -> None:
-                super().__init__()
-                self.layer = layer
-
-            def forward(self, given: list[Tensor]) -> list[Tensor]:
-                x, t, *state = given
-                half = len(state) // 2
-                y, (first, total) = self.layer.one_token(x, [state[:half], state[half:]], t, last)
-                return [y, *first, *total]
-
-        with torch.no_grad():
-            program = torch.export.export(Token(self.layer), ([x.clone() for x in given],), strict=False)
-            path = torch._inductor.aoti_compile_and_package(program, inductor_configs=dict(INDUCTOR))
-        return torch._inductor.aoti_load_package(path).loader.boxed_run
 
 
 def compiled_steps(name: str, build: Build) -> Build:
@@ -237,6 +114,8 @@ def compiled_steps(name: str, build: Build) -> Build:
 
         layer = build(width, heads)
         if name.startswith("TTT"):
+            from peers.ttt import Ahead
+
             return Ahead(layer)
         (step,) = compile_steps(layer)
         print(f"{name}: compiled in {step.seconds:.0f} s")
@@ -247,6 +126,7 @@ def compiled_steps(name: str, build: Build) -> Build:
 
 def builders() -> dict[str, Build]:
     """Every layer that runs here, by row name: width, heads -> layer."""
+    from peers.layers import Projected, Titans, attention, gated_delta, mamba2
     from peers.ttt import TTT
 
     found: dict[str, Build] = {name: (lambda w, h, d=d: Ours(d, w, h)) for name, d in designs().items()}

@@ -10,6 +10,7 @@ Shape legend: B batch, T time, H heads, N mini-batches, C = 16 tokens, D head di
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,3 +147,45 @@ class TTT(nn.Module):
             first, total = now, [torch.zeros_like(d) for d in total]
         y = self.head(z, q).transpose(1, 2).reshape(x.shape)
         return self.out(self.post(y)), [first, total]
+
+
+class Ahead(nn.Module):
+    """A TTT layer whose steps are compiled as ours are; the last token of a mini-batch has a function of its own."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer, self.runs = layer, {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return y
+
+    def step(self, x: Tensor, state: Any, t: int) -> tuple[Tensor, Any]:
+        if state is None:
+            y, (first, total) = self.layer.step(x, None, t)
+            return y, [z.contiguous() for z in (*first, *total)]
+        given, last = [x.contiguous(), torch.tensor(t), *state], t % CHUNK == CHUNK - 1
+        if last not in self.runs:
+            self.runs[last] = self.compiled(given, last)
+        y, *state = self.runs[last](given)
+        return y, state
+
+    def compiled(self, given: list[Tensor], last: bool) -> Any:
+        """The function of one token."""
+        from miras_search.decode import INDUCTOR
+
+        class Token(nn.Module):
+            def __init__(self, layer: Any) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, given: list[Tensor]) -> list[Tensor]:
+                x, t, *state = given
+                half = len(state) // 2
+                y, (first, total) = self.layer.one_token(x, [state[:half], state[half:]], t, last)
+                return [y, *first, *total]
+
+        with torch.no_grad():
+            program = torch.export.export(Token(self.layer), ([x.clone() for x in given],), strict=False)
+            path = torch._inductor.aoti_compile_and_package(program, inductor_configs=dict(INDUCTOR))
+        return torch._inductor.aoti_load_package(path).loader.boxed_run
