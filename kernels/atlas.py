@@ -339,6 +339,28 @@ def chunk_scan(
     return head(outs[-1].squeeze(-2), q, norm), new, new_momenta
 
 
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    names += [f"momentum_{i}" for i in layers]
+    names += [f"frozen_{i}" for i in layers]
+    names += ["window_k", "window_v", "window_gamma"]
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    carry += [torch.zeros_like(s) for s in initial]
+    carry += [torch.zeros_like(s) for s in initial]
+    keys = initial[0].shape[-1]
+    shape = (*initial[0].shape[:2], SPAN - 1)
+    carry += [initial[0].new_zeros(*shape, size) for size in (keys, initial[-1].shape[-2])]
+    carry.append(initial[0].new_zeros(shape))
+    return carry
+
+
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
     """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
 
@@ -458,28 +480,6 @@ class Recurrence(torch.autograd.Function):
 
 # What all tokens share, beside the initial states.
 SHARED = ("norm_weight", "norm_bias", "ridge")
-
-
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    names += [f"momentum_{i}" for i in layers]
-    names += [f"frozen_{i}" for i in layers]
-    names += ["window_k", "window_v", "window_gamma"]
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    carry += [torch.zeros_like(s) for s in initial]
-    carry += [torch.zeros_like(s) for s in initial]
-    keys = initial[0].shape[-1]
-    shape = (*initial[0].shape[:2], SPAN - 1)
-    carry += [initial[0].new_zeros(*shape, size) for size in (keys, initial[-1].shape[-2])]
-    carry.append(initial[0].new_zeros(shape))
-    return carry
 
 
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -246,6 +246,19 @@ def predict(weights: list[Tensor], x: Tensor, norm: list[Tensor]) -> Tensor:
     return head(outs[-1], x, norm)
 
 
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    return carry
+
+
 class Affine(torch.autograd.Function):
     """The walk over the states of N tiles: u = base - seen S',  S_next = total * S + added + u' keys.
 
@@ -420,14 +433,14 @@ def memory_step(
     v: Tensor,
     gates: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
-    names: list[str],
     state: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`memory` for one token in every row; `gates` as they are used, `names` those of the carry.
+    """`memory` for one token in every row; `gates` as they are used.
 
     A state without `position` is one whose chunk has begun; what comes back has none either.
     """
     kind = torch.promote_types(torch.float32, q.dtype)
+    names = state_names()
     carry = [state[name] for name in names]
     out = {}
     eta = rows(gates["eta"].to(kind))
@@ -510,19 +523,6 @@ class Recurrence(torch.autograd.Function):
 SHARED = ("norm_weight", "norm_bias", "ridge")
 
 
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    return carry
-
-
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The gates with the steps that are taken: bounded by the key's length, or uphill."""
     return gates
@@ -554,6 +554,7 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    gates = used_gates(k, gates)
     query, key, value = (under_autocast(x) for x in (q, k, v))
     fits = triton_takes(query, key, value, state)
     if fits:
@@ -562,12 +563,11 @@ def memory(
         else:
             y, out = triton_delta(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
-    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
     alone = steps_alone(time, state, reset, valid)
     if alone:
         assert state is not None
-        return memory_step(q, k, v, gates, initial, state_names(), state)
+        return memory_step(q, k, v, gates, initial, state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
@@ -1500,22 +1500,19 @@ def triton_step(
     valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on one token, without gradients, for calls that `triton_refusal` does not refuse; same arguments and returns."""
-    batch, layers = k.shape[0], range(LAYERS)
-    first = [initial[f"state_{i}"].float().contiguous() for i in layers]
-    names = [f"state_{i}" for i in layers]
+    first = [initial[f"state_{i}"].float().contiguous() for i in range(LAYERS)]
+    names = state_names()
     if state is None:
-        starts = [x.expand(batch, *x.shape).contiguous() for x in first]
-        given = dict(zip(names, starts, strict=False))
+        carry = empty_carry([x.expand(k.shape[0], *x.shape) for x in first])
     else:
-        given = {name: state[name] for name in names}
+        carry = [state[name] for name in names]
     rows = [x[:, 0] if x.stride(-1) == 1 else x[:, 0].contiguous() for x in (q, k, v)]
     eta = gates["eta"]
     others = [gates.get(name, eta) for name in ("log_alpha", "log_mu", "delta", "erase")]
     tokens = [*rows, *(x[:, 0].contiguous() for x in (eta, *others))]
     norm = [initial[name].float().contiguous() for name in ("norm_weight", "norm_bias") if name in initial]
     masks = [None if x is None else x[:, 0].contiguous().view(torch.uint8) for x in (reset, valid)]
-    carry = [given[name].contiguous() for name in names]
-    y, *rest = TOKEN(tokens, norm, first, carry, *masks, list(TILE_NUMBERS))
+    y, *rest = TOKEN(tokens, norm, first, [x.contiguous() for x in carry], *masks, list(TILE_NUMBERS))
     return y[:, None], dict(zip(names, rest, strict=True))
 
 

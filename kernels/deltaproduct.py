@@ -199,6 +199,19 @@ def per_channel(l: Tensor) -> Tensor:
     return l
 
 
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    return carry
+
+
 class Affine(torch.autograd.Function):
     """The walk over the states of N tiles: u = base - seen S',  S_next = total * S + added + u' keys.
 
@@ -396,19 +409,6 @@ class Recurrence(torch.autograd.Function):
 
 # What all tokens share, beside the initial states.
 SHARED = ("norm_weight", "norm_bias", "ridge")
-
-
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    return carry
 
 
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

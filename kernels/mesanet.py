@@ -197,6 +197,22 @@ def chunk_least_squares(
     return [y, held[..., -1, :, :] * moment + last, grams[..., -1, :, :]]
 
 
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    names.append("state_gram")
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    keys = initial[0].shape[-1]
+    carry.append(initial[0].new_zeros(*initial[0].shape[:2], keys, keys))
+    return carry
+
+
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
     """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
 
@@ -290,22 +306,6 @@ class Recurrence(torch.autograd.Function):
 
 # What all tokens share, beside the initial states.
 SHARED = ("norm_weight", "norm_bias", "ridge")
-
-
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    names.append("state_gram")
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    keys = initial[0].shape[-1]
-    carry.append(initial[0].new_zeros(*initial[0].shape[:2], keys, keys))
-    return carry
 
 
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

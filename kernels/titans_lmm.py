@@ -323,6 +323,23 @@ def write_strengths(
     return decay @ written, (decay @ m.exp()[..., None])[..., 0], written[..., -1, :], m[..., -1:].exp()
 
 
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    names += [f"momentum_{i}" for i in layers]
+    names += [f"frozen_{i}" for i in layers]
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    carry += [torch.zeros_like(s) for s in initial]
+    carry += [torch.zeros_like(s) for s in initial]
+    return carry
+
+
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:
     """Start a chunk: documents that begin take the initial state, chunks that begin freeze the weights.
 
@@ -926,14 +943,14 @@ def memory_step(
     v: Tensor,
     gates: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
-    names: list[str],
     state: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`memory` for one token in every row; `gates` as they are used, `names` those of the carry.
+    """`memory` for one token in every row; `gates` as they are used.
 
     A state without `position` is one whose chunk has begun; what comes back has none either.
     """
     kind = torch.promote_types(torch.float32, q.dtype)
+    names = state_names()
     carry = [state[name] for name in names]
     out = {}
     placed = "position" in state
@@ -957,23 +974,6 @@ def memory_step(
 
 # What all tokens share, beside the initial states.
 SHARED = ("norm_weight", "norm_bias", "ridge")
-
-
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    names += [f"momentum_{i}" for i in layers]
-    names += [f"frozen_{i}" for i in layers]
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    carry += [torch.zeros_like(s) for s in initial]
-    carry += [torch.zeros_like(s) for s in initial]
-    return carry
 
 
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -1007,6 +1007,7 @@ def memory(
     Returns:
         y `[B, T, H, V]` and the state, a dict of tensors with batch first.
     """
+    gates = used_gates(k, gates)
     query, key, value = (under_autocast(x) for x in (q, k, v))
     fits = triton_takes(query, key, value, state)
     if fits:
@@ -1015,12 +1016,11 @@ def memory(
         else:
             y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
         return y.to(v.dtype), out
-    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
     alone = steps_alone(time, state, reset, valid)
     if alone:
         assert state is not None
-        return memory_step(q, k, v, gates, initial, state_names(), state)
+        return memory_step(q, k, v, gates, initial, state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]
@@ -1677,22 +1677,6 @@ if triton is not None:
         return g
 
     @triton.jit
-    def dense_cotangent_vjp(d_g, g, out, key, value, threshold, gamma, beta, numbers):
-        """Pull d_g back through `dense_cotangent`: to out, r, value, threshold, and a row each of gamma and beta."""
-        unit, scale, r = dense_error(out, key, value, gamma, beta)
-        phi = bias_phi_tile(r, value, threshold, numbers)
-        along = row_mean(d_g * unit)
-        d_u = scale * (d_g - row_mean(d_g) - unit * along)
-        d_unit = -scale * (d_g * row_mean(phi * gamma * unit) + phi * gamma * along)
-        # The deviation scales g, and unit through the output: the second has no part along unit itself.
-        d_scale = tl.sum(d_g * g, axis=1, keep_dims=True) * scale / out.shape[1]
-        d_r, d_value, d_threshold = bias_phi_vjp_tile(r, value, threshold, d_u * gamma, numbers)
-        d_unit += d_r * gamma
-        d_gamma = tl.sum(d_u * phi + d_r * unit, axis=0)
-        d_out = scale * (d_unit - row_mean(d_unit) - unit * row_mean(d_unit * unit)) - unit * d_scale
-        return d_out, d_r, d_value - d_r, d_threshold, d_gamma, tl.sum(d_r, axis=0)
-
-    @triton.jit
     def dense_open(
         first, states, momenta, weights, scales, here, pair, mark, numbers,
         OUT: tl.constexpr, IN: tl.constexpr, HEIGHT: tl.constexpr,
@@ -1786,6 +1770,22 @@ if triton is not None:
                     V, HIDDEN, V, BLOCK, PRECISION,
                 )
             tl.debug_barrier()
+
+    @triton.jit
+    def dense_cotangent_vjp(d_g, g, out, key, value, threshold, gamma, beta, numbers):
+        """Pull d_g back through `dense_cotangent`: to out, r, value, threshold, and a row each of gamma and beta."""
+        unit, scale, r = dense_error(out, key, value, gamma, beta)
+        phi = bias_phi_tile(r, value, threshold, numbers)
+        along = row_mean(d_g * unit)
+        d_u = scale * (d_g - row_mean(d_g) - unit * along)
+        d_unit = -scale * (d_g * row_mean(phi * gamma * unit) + phi * gamma * along)
+        # The deviation scales g, and unit through the output: the second has no part along unit itself.
+        d_scale = tl.sum(d_g * g, axis=1, keep_dims=True) * scale / out.shape[1]
+        d_r, d_value, d_threshold = bias_phi_vjp_tile(r, value, threshold, d_u * gamma, numbers)
+        d_unit += d_r * gamma
+        d_gamma = tl.sum(d_u * phi + d_r * unit, axis=0)
+        d_out = scale * (d_unit - row_mean(d_unit) - unit * row_mean(d_unit * unit)) - unit * d_scale
+        return d_out, d_r, d_value - d_r, d_threshold, d_gamma, tl.sum(d_r, axis=0)
 
     @triton.jit
     def dense_written(rows, weight, push, d_next, m_next, PRECISION: tl.constexpr):
@@ -2587,28 +2587,22 @@ def triton_step(
     valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on one token, without gradients, for calls that `triton_refusal` does not refuse; same arguments and returns."""
-    batch, layers = k.shape[0], range(LAYERS)
-    first = [initial[f"state_{i}"].float().contiguous() for i in layers]
-    names = [f"state_{i}" for i in layers]
-    names += [f"momentum_{i}" for i in layers]
-    names += [f"frozen_{i}" for i in layers]
-    names.append("position")
+    first = [initial[f"state_{i}"].float().contiguous() for i in range(LAYERS)]
+    names = state_names()
     if state is None:
-        starts = [x.expand(batch, *x.shape).contiguous() for x in first]
-        given = dict(zip(names, starts, strict=False))
-        given |= {f"momentum_{i}": torch.zeros_like(x) for i, x in enumerate(starts)}
-        given |= {f"frozen_{i}": x for i, x in enumerate(starts)}
-        given["position"] = torch.zeros(batch, dtype=torch.long, device=k.device)
+        carry = empty_carry([x.expand(k.shape[0], *x.shape) for x in first])
+        carry.append(torch.zeros(k.shape[0], dtype=torch.long, device=k.device))
     else:
-        given = {name: state[name] for name in names}
+        carry = [state[name] for name in names]
+        carry.append(state["position"])
+    names.append("position")
     rows = [x[:, 0] if x.stride(-1) == 1 else x[:, 0].contiguous() for x in (q, k, v)]
     eta = gates["eta"]
     others = [gates.get(name, eta) for name in ("log_alpha", "log_mu", "delta", "erase")]
     tokens = [*rows, *(x[:, 0].contiguous() for x in (eta, *others))]
     norm = [initial[name].float().contiguous() for name in ("norm_weight", "norm_bias") if name in initial]
     masks = [None if x is None else x[:, 0].contiguous().view(torch.uint8) for x in (reset, valid)]
-    carry = [given[name].contiguous() for name in names]
-    y, *rest = TOKEN(tokens, norm, first, carry, *masks, list(TILE_NUMBERS))
+    y, *rest = TOKEN(tokens, norm, first, [x.contiguous() for x in carry], *masks, list(TILE_NUMBERS))
     return y[:, None], dict(zip(names, rest, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 A step is some hundred small operations whose calls cost more than their work. It is compiled ahead of time and kept on disk,
 under the hash of the layer's text, its sizes and this machine; layers of one text share one function, since weights are arguments.
-Compiling takes tens of seconds, so that nothing compiles by itself: it pays from some ten thousand tokens on, and at once where
+Compiling takes seconds, so that nothing compiles by itself: it pays from some forty thousand tokens on, and at once where
 it was done before.
 """
 

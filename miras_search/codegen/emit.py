@@ -39,6 +39,7 @@ KERNELS = (
     "triton_dense_read",
     "triton_dense_scan",
     "triton_dense_state",
+    "triton_dense_state_back",
     "triton_dense",
     "triton_delta",
     "triton_decay",

@@ -20,6 +20,7 @@ from miras_search.codegen.skeletons.slots import (
     MIRROR,
     MOMENTUM,
     MULTIPLICATIVE,
+    OFFSET,
     ORTHOGONAL,
     READ,
     READ_FIRST,
@@ -339,6 +340,49 @@ def chunk_scan(
     if READ == "stale":
         return predict(frozen, q, norm), new, new_momenta
     return head(outs[-1].squeeze(-2), q, norm), new, new_momenta
+
+
+def state_names() -> list[str]:
+    """Names of the carry, in its order."""
+    layers = range(LAYERS)
+    names = [f"state_{i}" for i in layers]
+    if LEAST_SQUARES:
+        names.append("state_gram")
+    if MOMENTUM:
+        names += [f"momentum_{i}" for i in layers]
+    if CHUNKED:
+        names += [f"frozen_{i}" for i in layers]
+        if READ == "lagged":
+            names += [f"scale_{i}" for i in layers]
+    if SPAN > 1:
+        names += ["window_k", "window_v", "window_gamma"]
+        if THRESHOLDED:
+            names.append("window_delta")
+    return names
+
+
+def empty_carry(initial: list[Tensor]) -> list[Tensor]:
+    """The carry before the first token; what an opening chunk overwrites is zero."""
+    carry = list(initial)
+    if LEAST_SQUARES:
+        keys = initial[0].shape[-1]
+        carry.append(initial[0].new_zeros(*initial[0].shape[:2], keys, keys))
+    if MOMENTUM:
+        carry += [torch.zeros_like(s) for s in initial]
+    if CHUNKED:
+        carry += [torch.zeros_like(s) for s in initial]
+        if READ == "lagged":
+            carry += [torch.zeros_like(s[..., :1, :1]) for s in initial]
+    if SPAN > 1:
+        keys = initial[0].shape[-1]
+        if OFFSET:
+            keys = keys - 1
+        shape = (*initial[0].shape[:2], SPAN - 1)
+        carry += [initial[0].new_zeros(*shape, size) for size in (keys, initial[-1].shape[-2])]
+        carry.append(initial[0].new_zeros(shape))
+        if THRESHOLDED:
+            carry.append(initial[0].new_zeros(shape))
+    return carry
 
 
 def open_chunk(carry: list[Tensor], initial: list[Tensor], opens: Tensor | None, fresh: Tensor | None) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.chunk import open_chunk, run_chunk
+from miras_search.codegen.skeletons.chunk import empty_carry, open_chunk, run_chunk, state_names
 from miras_search.codegen.skeletons.layout import (
     Layout,
     Span,
@@ -29,10 +29,7 @@ from miras_search.codegen.skeletons.slots import (
     DIAGONAL,
     IMPLICIT,
     LAYERS,
-    LEAST_SQUARES,
     MOMENTUM,
-    OFFSET,
-    READ,
     SHIFTED,
     SPAN,
     STEPPED,
@@ -129,54 +126,11 @@ class Recurrence(torch.autograd.Function):
 SHARED = ("norm_weight", "norm_bias", "ridge")
 
 
-def state_names() -> list[str]:
-    """Names of the carry, in its order."""
-    layers = range(LAYERS)
-    names = [f"state_{i}" for i in layers]
-    if LEAST_SQUARES:
-        names.append("state_gram")
-    if MOMENTUM:
-        names += [f"momentum_{i}" for i in layers]
-    if CHUNKED:
-        names += [f"frozen_{i}" for i in layers]
-        if READ == "lagged":
-            names += [f"scale_{i}" for i in layers]
-    if SPAN > 1:
-        names += ["window_k", "window_v", "window_gamma"]
-        if THRESHOLDED:
-            names.append("window_delta")
-    return names
-
-
-def empty_carry(initial: list[Tensor]) -> list[Tensor]:
-    """The carry before the first token; what an opening chunk overwrites is zero."""
-    carry = list(initial)
-    if LEAST_SQUARES:
-        keys = initial[0].shape[-1]
-        carry.append(initial[0].new_zeros(*initial[0].shape[:2], keys, keys))
-    if MOMENTUM:
-        carry += [torch.zeros_like(s) for s in initial]
-    if CHUNKED:
-        carry += [torch.zeros_like(s) for s in initial]
-        if READ == "lagged":
-            carry += [torch.zeros_like(s[..., :1, :1]) for s in initial]
-    if SPAN > 1:
-        keys = initial[0].shape[-1]
-        if OFFSET:
-            keys = keys - 1
-        shape = (*initial[0].shape[:2], SPAN - 1)
-        carry += [initial[0].new_zeros(*shape, size) for size in (keys, initial[-1].shape[-2])]
-        carry.append(initial[0].new_zeros(shape))
-        if THRESHOLDED:
-            carry.append(initial[0].new_zeros(shape))
-    return carry
-
-
 def used_gates(k: Tensor, gates: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The gates with the steps that are taken: bounded by the key's length, or uphill."""
     if IMPLICIT:
-        eta = gates["eta"]
-        gates = {**gates, "eta": eta / (1.0 + eta * k.square().sum(-1))}
+        eta, key = gates["eta"], k.to(torch.promote_types(torch.float32, k.dtype))
+        gates = {**gates, "eta": eta / (1.0 + eta * key.square().sum(-1))}
     if ASCENT:
         gates = {n: -g if n in ("eta", "erase") else g for n, g in gates.items()}
     return gates
@@ -210,6 +164,7 @@ def memory(
     """
     if SHIFTED:
         v = v - k
+    gates = used_gates(k, gates)
     if TRITON:
         query, key, value = (under_autocast(x) for x in (q, k, v))
         fits = triton_takes(query, key, value, state)
@@ -225,13 +180,12 @@ def memory(
             else:
                 y, out = triton_dense(query, key, value, gates, initial, state, reset, valid)
             return y.to(v.dtype), out
-    gates = used_gates(k, gates)
     batch, time = k.shape[:2]
     if STEPPED:
         alone = steps_alone(time, state, reset, valid)
         if alone:
             assert state is not None
-            return memory_step(q, k, v, gates, initial, state_names(), state)
+            return memory_step(q, k, v, gates, initial, state)
     kind = torch.promote_types(torch.float32, q.dtype)
     first = [initial[f"state_{i}"].to(kind).expand(batch, -1, -1, -1) for i in range(LAYERS)]
     norm = [initial[name].to(kind)[:, None] for name in SHARED if name in initial]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miras_search.codegen.skeletons.chunk import open_chunk, orthogonalise
+from miras_search.codegen.skeletons.chunk import open_chunk, orthogonalise, state_names
 from miras_search.codegen.skeletons.dense import gradient, predict
 from miras_search.codegen.skeletons.slots import (
     CHUNK,
@@ -172,14 +172,14 @@ def memory_step(
     v: Tensor,
     gates: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
-    names: list[str],
     state: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`memory` for one token in every row; `gates` as they are used, `names` those of the carry.
+    """`memory` for one token in every row; `gates` as they are used.
 
     A state without `position` is one whose chunk has begun; what comes back has none either.
     """
     kind = torch.promote_types(torch.float32, q.dtype)
+    names = state_names()
     carry = [state[name] for name in names]
     out = {}
     if CHUNKED:

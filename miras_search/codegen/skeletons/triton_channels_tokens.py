@@ -17,12 +17,10 @@ from torch import Tensor
 
 from miras_search.codegen.skeletons.chunk import before_write
 from miras_search.codegen.skeletons.slots import (
-    ASCENT,
     DECAY_FIRST,
     DECOUPLED,
     ERASE_CHANNELS,
     GATE,
-    IMPLICIT,
     ONLINE,
     READ_FIRST,
     THRESHOLDED,
@@ -64,10 +62,6 @@ def channels_tokens(
         log_alpha = gates["log_alpha"][..., None].expand(k.shape)
     else:
         log_alpha = torch.zeros_like(k)
-    if IMPLICIT:
-        eta = eta / (1.0 + eta * k.square().sum(-1))
-    if ASCENT:
-        eta = -eta
     fade, total = decays_after(log_alpha)
     asked = query.float() * decays_before(log_alpha, READ_FIRST)
     pairs = DECAYED(query, key, log_alpha, int(READ_FIRST), READ_FIRST)
@@ -76,12 +70,9 @@ def channels_tokens(
         return pairs * eta[..., None, :], [asked, key, value, threshold, eta[..., None] * k * fade, total]
     lag = int(not DECAY_FIRST)
     held = decays_before(log_alpha, not DECAY_FIRST) * k
+    erase = eta
     if DECOUPLED:
         erase = gates["erase"]
-        if ASCENT:
-            erase = -erase
-    else:
-        erase = eta
     system = DECAYED(key, key, log_alpha, lag, True)
     if ERASE_CHANNELS:
         erased, write = erase * k, eta[..., None] * value

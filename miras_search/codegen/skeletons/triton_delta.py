@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.decay import lower_decay
-from miras_search.codegen.skeletons.slots import ASCENT, DECAY_FIRST, DECOUPLED, IMPLICIT, READ_FIRST
+from miras_search.codegen.skeletons.slots import DECAY_FIRST, DECOUPLED, READ_FIRST
 from miras_search.codegen.skeletons.triton_tiles import from_tiles, plan_tiles, to_tiles
 
 try:
@@ -245,16 +245,9 @@ def delta_call(
     query, key, value = arrange(q), arrange(k), arrange(v).float()
     eta = arrange(gates["eta"].float())
     k32 = key.float()
-    if IMPLICIT:
-        eta = eta / (1.0 + eta * k32.square().sum(-1))
-    if ASCENT:
-        eta = -eta
+    erase = eta
     if DECOUPLED:
         erase = arrange(gates["erase"].float())
-        if ASCENT:
-            erase = -erase
-    else:
-        erase = eta
     log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
     l = log_alpha.cumsum(-1)
     if DECAY_FIRST:

@@ -18,7 +18,6 @@ from miras_search.codegen.skeletons.chunk import write_strengths
 from miras_search.codegen.skeletons.dense import head
 from miras_search.codegen.skeletons.layout import plan_layout, to_slots, to_tokens
 from miras_search.codegen.skeletons.slots import (
-    ASCENT,
     CHUNK,
     CHUNKED,
     LAYERS,
@@ -45,9 +44,11 @@ if triton is not None:
     from miras_search.codegen.skeletons.triton_dense_read import dense_backward_read, dense_forward_read
     from miras_search.codegen.skeletons.triton_dense_scan import dense_backward_scan, dense_forward_scan
     from miras_search.codegen.skeletons.triton_dense_state import (
+        dense_forward_state,
+    )
+    from miras_search.codegen.skeletons.triton_dense_state_back import (
         dense_backward_state,
         dense_backward_write,
-        dense_forward_state,
     )
     from miras_search.codegen.skeletons.triton_slots import TOTALS
     from miras_search.codegen.skeletons.triton_tiles import operator, precision, rows_of
@@ -416,8 +417,6 @@ def dense_call(
         return x.float().expand(batch, *x.shape[-3:]).flatten(0, 1).contiguous()
 
     eta = arrange(gates["eta"].float())
-    if ASCENT:
-        eta = -eta
     log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
     delta = arrange(gates["delta"].float()) if THRESHOLDED else torch.ones_like(eta)
     log_mu = None

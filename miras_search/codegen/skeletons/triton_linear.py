@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from miras_search.codegen.skeletons.layout import plan_layout, to_slots, to_tokens
-from miras_search.codegen.skeletons.slots import ASCENT, CHUNK, CHUNKED, THRESHOLDED
+from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, THRESHOLDED
 from miras_search.codegen.skeletons.triton_slots import TILE_NUMBERS
 
 try:
@@ -374,8 +374,6 @@ def triton_linear(
         return x if layout is None else to_slots(x, layout)
 
     eta = arrange(gates["eta"].float())
-    if ASCENT:
-        eta = -eta
     log_alpha = arrange(gates["log_alpha"].float()) if "log_alpha" in gates else torch.zeros_like(eta)
     delta = arrange(gates["delta"].float()) if THRESHOLDED else torch.ones_like(eta)
     first = initial["state_0"].float().expand(batch, -1, -1, -1)

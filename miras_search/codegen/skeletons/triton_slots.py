@@ -38,11 +38,9 @@ if triton is not None:
     CHUNKED = tl.constexpr(True)
     GATE = tl.constexpr("none")
     THRESHOLDED = tl.constexpr(False)
-    ASCENT = tl.constexpr(False)
     DECAY_FIRST = tl.constexpr(False)
     DECOUPLED = tl.constexpr(False)
     ERASE_CHANNELS = tl.constexpr(False)
-    IMPLICIT = tl.constexpr(False)
     STATE_FREE = tl.constexpr(False)
     """The cotangent does not depend on the prediction."""
 

@@ -17,13 +17,11 @@ except ImportError:
 if triton is not None:
     from miras_search.codegen.skeletons.triton_dense_state import dense_cotangent, dense_error
     from miras_search.codegen.skeletons.triton_slots import (
-        ASCENT,
         CHUNKED,
         DECAY_FIRST,
         DECOUPLED,
         ERASE_CHANNELS,
         GATE,
-        IMPLICIT,
         LAYERS,
         MIRROR,
         MOMENTUM,
@@ -195,8 +193,6 @@ if triton is not None:
         value = step_row(v, batch, own, v_batch, v_head, V)
         alpha = step_decay(log_alpha, pair, live, K)
         size = live * tl.load(eta + pair).to(tl.float32)
-        if ASCENT:
-            size = -size
         mu = 0.0
         arrive = 0.0
         if MOMENTUM:
@@ -376,18 +372,12 @@ if triton is not None:
         value = tl.load(v + batch * v_batch + own * v_head + rows).to(tl.float32)[:, None]
         alpha = step_decay(log_alpha, pair, live, K)
         size = live * tl.load(eta + pair).to(tl.float32)
-        if IMPLICIT:
-            size = size / (1.0 + size * tl.sum(tl.sum(key * key, axis=1), axis=0))
-        if ASCENT:
-            size = -size
         strength = size
         if DECOUPLED:
             if ERASE_CHANNELS:
                 strength = live * tl.load(erase + pair * K + tl.arange(0, K)).to(tl.float32)[None, :]
             else:
                 strength = live * tl.load(erase + pair).to(tl.float32)
-            if ASCENT:
-                strength = -strength
         state = step_load(states, first, pair, own, fresh, o, 0, V, K, HEIGHT, K)
         kept = alpha * state
         seen = state

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from miras_search.codegen.skeletons.chunk import empty_carry, state_names
 from miras_search.codegen.skeletons.slots import CHUNK, CHUNKED, LAYERS, MOMENTUM, ONLINE, READ
 from miras_search.codegen.skeletons.triton_dense import dense_height
 from miras_search.codegen.skeletons.triton_slots import TILE_NUMBERS
@@ -103,34 +104,23 @@ def triton_step(
     valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`memory` on one token, without gradients, for calls that `triton_refusal` does not refuse; same arguments and returns."""
-    batch, layers = k.shape[0], range(LAYERS)
-    first = [initial[f"state_{i}"].float().contiguous() for i in layers]
-    names = [f"state_{i}" for i in layers]
-    if MOMENTUM:
-        names += [f"momentum_{i}" for i in layers]
-    if CHUNKED:
-        names += [f"frozen_{i}" for i in layers]
-        if READ == "lagged":
-            names += [f"scale_{i}" for i in layers]
-        names.append("position")
+    first = [initial[f"state_{i}"].float().contiguous() for i in range(LAYERS)]
+    names = state_names()
     if state is None:
-        starts = [x.expand(batch, *x.shape).contiguous() for x in first]
-        given = dict(zip(names, starts, strict=False))
-        if MOMENTUM:
-            given |= {f"momentum_{i}": torch.zeros_like(x) for i, x in enumerate(starts)}
+        carry = empty_carry([x.expand(k.shape[0], *x.shape) for x in first])
         if CHUNKED:
-            given |= {f"frozen_{i}": x for i, x in enumerate(starts)}
-            if READ == "lagged":
-                given |= {f"scale_{i}": x[..., :1, :1].contiguous() for i, x in enumerate(starts)}
-            given["position"] = torch.zeros(batch, dtype=torch.long, device=k.device)
+            carry.append(torch.zeros(k.shape[0], dtype=torch.long, device=k.device))
     else:
-        given = {name: state[name] for name in names}
+        carry = [state[name] for name in names]
+        if CHUNKED:
+            carry.append(state["position"])
+    if CHUNKED:
+        names.append("position")
     rows = [x[:, 0] if x.stride(-1) == 1 else x[:, 0].contiguous() for x in (q, k, v)]
     eta = gates["eta"]
     others = [gates.get(name, eta) for name in ("log_alpha", "log_mu", "delta", "erase")]
     tokens = [*rows, *(x[:, 0].contiguous() for x in (eta, *others))]
     norm = [initial[name].float().contiguous() for name in ("norm_weight", "norm_bias") if name in initial]
     masks = [None if x is None else x[:, 0].contiguous().view(torch.uint8) for x in (reset, valid)]
-    carry = [given[name].contiguous() for name in names]
-    y, *rest = TOKEN(tokens, norm, first, carry, *masks, list(TILE_NUMBERS))
+    y, *rest = TOKEN(tokens, norm, first, [x.contiguous() for x in carry], *masks, list(TILE_NUMBERS))
     return y[:, None], dict(zip(names, rest, strict=True))
