@@ -1,7 +1,8 @@
 """How fast batches are made: every drawn task, and those with a published generator beside a loop that makes a row as it does.
 
     python benchmarks/tasks.py                        beside loops of ours
-    python benchmarks/tasks.py --originals FOLDER     and beside the originals: clones of mad-lab, zoology and transformers_ssm_copy
+    python benchmarks/tasks.py --originals FOLDER     and beside the originals: clones of mad-lab, zoology, transformers_ssm_copy,
+                                                      unlocking_state_tracking, word-problem, abstract_algebra (of jopetty), RULER
 
 The loops are ours, written after the description of the originals (one Python loop a row, numpy's or Python's generator for each draw),
 and make rows of the same distribution. Nothing is timed but the making of batches, one thread, freed memory kept as in training; of
@@ -12,17 +13,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
+import logging
 import random
 import sys
 import time
 import types
 from collections.abc import Callable
-from functools import partial
+from contextlib import redirect_stdout
+from functools import lru_cache, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, patch
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from miras_search.choice import variants
 from miras_search.tasks import (
@@ -33,13 +39,17 @@ from miras_search.tasks import (
     MadMemorization,
     MadNoisyRecall,
     MadRecall,
+    ModularArithmetic,
     MqarZoology,
+    Niah,
     Parity,
     Synthetic,
+    Task,
     WordProblem,
 )
-from miras_search.tasks.base import TRAIN, Draws
+from miras_search.tasks.niah import ADJECTIVES, KEY, NOISE, NOUNS, VALUE, template
 from miras_search.tasks.state import elements
+from miras_search.tasks.tokenizer import byte_tokenizer
 from miras_search.trial import keep_freed_memory
 
 STRETCHES, SECONDS = 12, 0.05
@@ -60,8 +70,12 @@ def rate(make: Make) -> float:
     return best
 
 
-def batches(task: Synthetic) -> Make:
-    return lambda step: len(task.draw(Draws(0, TRAIN, step), task.batch)[0])
+def batches(task: Task) -> Make:
+    """Training batches as a trial gets them, fresh ones: of a small finite set a stream keeps what it has made."""
+    if isinstance(task, Synthetic):
+        task = task.model_copy(update={"train": 0})
+    stream = task.prepare().train(0)
+    return lambda step: len(next(stream).inputs)
 
 
 def recall_loop(step: int, *, noise: float = 0.0) -> int:
@@ -183,6 +197,22 @@ def group_loop(step: int) -> int:
     return 1
 
 
+def modular_loop(step: int) -> int:
+    """A row of up to 40 symbols of an expression modulo 5, and its value, term by term."""
+    rng = np.random.default_rng(step)
+    digits = int(rng.integers(2, 21))
+    row = [int(x) for x in rng.integers(0, 5, digits)]
+    signs = [int(x) for x in rng.integers(0, 3, digits - 1)]
+    total, term = 0, row[0]
+    for sign, digit in zip(signs, row[1:], strict=True):
+        if sign == 2:
+            term *= digit
+        else:
+            total, term = total + term, digit if sign == 0 else -digit
+    np.array([x for pair in zip(row, [*signs, 3], strict=True) for x in pair]), (total + term) % 5
+    return 1
+
+
 def parity_loop(step: int) -> int:
     """A row of up to 40 bits and their parities, bit by bit."""
     state, states, row = 0, [], []
@@ -194,11 +224,25 @@ def parity_loop(step: int) -> int:
     return 1
 
 
-def pairs() -> list[tuple[str, Synthetic, Make]]:
+def niah_loop(step: int) -> int:
+    """A row of 2,048 bytes: the noise's lines, one line with the needle among them, the question; as text, then as bytes."""
+    rng = random.Random(step)
+    key = f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
+    (said, asked), value = template("passkey"), str(rng.randint(10**6, 10**7 - 1))
+    needle, question = ("".join({KEY: key, VALUE: value}.get(p, p) for p in pieces) for pieces in (said, asked))
+    lines = [NOISE] * ((2049 - len(needle) - len(question)) // len(NOISE))
+    lines.insert(rng.randrange(len(lines)), needle)
+    row = np.frombuffer(("".join(lines) + question).encode(), dtype=np.uint8).astype(np.int64)
+    targets = np.full(len(row) - 1, -100)
+    targets[-len(value) :] = row[-len(value) :]
+    return 1
+
+
+def pairs() -> list[tuple[str, Task, Make]]:
     """Tasks beside their loops."""
     big = MqarZoology(length=256, pairs=64)
     prefix = Copying(form="prefix", shortest=8)
-    found: list[tuple[str, Synthetic, Make]] = [
+    found: list[tuple[str, Task, Make]] = [
         ("mad_recall", MadRecall(), recall_loop),
         ("mad_noisy_recall", MadNoisyRecall(), partial(recall_loop, noise=0.2)),
         ("mad_fuzzy_recall", MadFuzzyRecall(), fuzzy_loop),
@@ -210,7 +254,9 @@ def pairs() -> list[tuple[str, Synthetic, Make]]:
         ("copying string", Copying(), copying_loop),
         ("copying prefix", prefix, partial(copying_loop, form="prefix")),
         ("parity", Parity(), parity_loop),
+        ("modular_arithmetic", ModularArithmetic(), modular_loop),
         ("word_problem", WordProblem(), group_loop),
+        ("niah passkey, 2048", Niah(needle="passkey", context=2048), niah_loop),
     ]
     return found
 
@@ -252,7 +298,61 @@ def originals(folder: Path) -> dict[str, Make]:
     for form, kind, shortest in (("string", "copy", 5), ("prefix", "prefix_ngram", 8)):
         data = copy.CopyDataset(tokenizer, n_gram=3, train_task=kind, min_length=shortest, max_length=20)
         makes[f"copying {form}"] = partial(lambda data, step: len(data[step]["input"]), data)
+
+    for name, ids in (("parity", 3), ("modular_arithmetic", 10)):  # a row a call, as its data set makes them
+        of = getattr(module(f"unlocking_state_tracking/xlstm/experiments/data/formal_language/tasks/{name}.py"), name)
+        row = partial(of, vocab_size=ids, min_sequence_length=3, max_sequence_length=40, context_length=41)
+        makes[name] = partial(lambda row, step: (row(seed=step), 1)[1], row)
+
+    # its command, but for the writing of the file and the making of the group, which is kept
+    sys.path.insert(0, str(folder / "abstract_algebra/src"))
+    for unused in ("fire", "polars"):
+        sys.modules.setdefault(unused, MagicMock())
+    sys.modules.setdefault("pyrootutils", MagicMock(find_root=lambda **_: folder))
+    words = module("word-problem/src/generate_data.py")
+    words.generate_group = lru_cache(words.generate_group)
+
+    def word_problem(step: int) -> int:
+        with redirect_stdout(io.StringIO()):
+            words.main("S5", k=20, samples=256, data_dir=folder, seed=step, overwrite=True)
+        return 256
+
+    makes["word_problem"] = word_problem
+    makes["niah passkey, 2048"] = ruler(folder, module)
     return makes
+
+
+def ruler(folder: Path, module: Callable[[str], Any]) -> Make:
+    """RULER's first needle, texts of 2,048 bytes; counted, as it does, in tokens of a Hugging Face tokenizer, here one of bytes."""
+    tokenizer = Tokenizer.from_str(byte_tokenizer().json)
+    words = {"nounlist.txt": NOUNS, "adjectivelist.txt": ADJECTIVES}
+    stubs = {
+        "wonderwords": MagicMock(random_word=MagicMock(_get_words_from_text_file=words.__getitem__)),
+        "tokenizer": MagicMock(
+            select_tokenizer=lambda *_: MagicMock(text_to_tokens=lambda text: tokenizer.encode(text).tokens)
+        ),
+        "tqdm": MagicMock(tqdm=iter),
+        "manifest_utils": MagicMock(),
+        "nltk": MagicMock(),
+        "nltk.tokenize": MagicMock(),
+    }
+    sys.path.insert(0, str(folder / "RULER/scripts/data/synthetic"))
+    task = importlib.import_module("constants").TASKS["niah"]
+    given = {
+        "save_dir": str(folder),
+        "save_name": "none",
+        "tokenizer_path": "none",
+        "max_seq_length": str(2048 + task["tokens_to_generate"]),
+        "tokens_to_generate": str(task["tokens_to_generate"]),
+        "num_samples": "200",
+        "template": task["template"] + task["answer_prefix"],
+        "type_haystack": "noise",
+    }
+    arguments = [word for name, value in given.items() for word in (f"--{name}", value)]
+    with patch.dict(sys.modules, stubs), patch.object(sys, "argv", ["niah.py", *arguments]):
+        niah = module("RULER/scripts/data/synthetic/niah.py")
+    logging.disable(logging.INFO)
+    return lambda step: len(niah.generate_samples(200, niah.args.max_seq_length, folder))
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from miras_search.choice import OneOf, variants
 from miras_search.errors import TaskError
-from miras_search.tasks import IGNORE, Mqar, Task, Text, Totals, check_names
-from miras_search.tasks.base import TEST, TRAIN, VALIDATION, Draws, batches_hash
+from miras_search.tasks import IGNORE, MadMemorization, Mqar, Task, Text, Totals, check_names
+from miras_search.tasks.base import TEST, TRAIN, VALIDATION, batches_hash
+from miras_search.tasks.draws import Draws
 
 
 def take(stream, n):
@@ -125,6 +126,48 @@ def test_draws_are_in_range_and_orders_are_permutations(n, rows):
     assert values.min() >= 0
     assert values.max() < n
     assert (np.sort(draws.orders(rows, n), axis=1) == np.arange(n)).all()
+
+
+@given(n=st.integers(1, 300), data=st.data(), rows=st.integers(1, 4), seed=st.integers(0, 99))
+def test_draws_without_replacement_are_distinct_and_in_range(n, data, rows, seed):
+    count = data.draw(st.integers(1, n))
+    draws = Draws(seed, TRAIN, n)
+    for found in (draws.distinct(n, count, rows), draws.weighted(np.arange(1.0, n + 1), count, rows)):
+        assert found.shape == (rows, count)
+        assert found.min() >= 0
+        assert found.max() < n
+        assert all(len(set(row)) == count for row in found.tolist())
+    thrown = draws.thrown(n, count, rows)
+    assert thrown.shape == (rows, count)
+    assert (thrown.sum(1) == n).all()
+
+
+def chi_square(rows, chances):
+    """Of counts beside their expectation, by its standard deviation beyond its mean."""
+    found = Counter(map(tuple, np.asarray(rows).tolist()))
+    assert set(found) <= set(chances)
+    assert sum(chances.values()) == pytest.approx(1)
+    expected = {key: chance * len(rows) for key, chance in chances.items()}
+    freedom = len(chances) - 1
+    return (sum((found[key] - e) ** 2 / e for key, e in expected.items()) - freedom) / math.sqrt(2 * freedom)
+
+
+def test_draws_have_the_distribution_they_name():
+    draws, rows = Draws(7, TRAIN, 0), 40000
+    assert chi_square(draws.few(5, rows, 2), dict.fromkeys(itertools.product(range(5), repeat=2), 1 / 25)) < 4
+    assert (
+        chi_square(draws.few(np.array([2, 3]), rows, 2), dict.fromkeys(itertools.product(range(2), range(3)), 1 / 6))
+        < 4
+    )
+    triples = dict.fromkeys(itertools.permutations(range(13), 3), 1 / (13 * 12 * 11))
+    assert chi_square(draws.distinct(13, 3, 4 * rows), triples) < 4
+    weights = (4.0, 2.0, 1.0, 1.0)
+    pairs = {(i, j): weights[i] / 8 * weights[j] / (8 - weights[i]) for i, j in itertools.permutations(range(4), 2)}
+    assert chi_square(draws.weighted(np.array(weights), 2, rows), pairs) < 4
+    for cells in (4, 3):
+        of = Counter(tuple(ball.count(c) for c in range(cells)) for ball in itertools.product(range(cells), repeat=5))
+        assert chi_square(draws.thrown(5, cells, rows), {key: n / cells**5 for key, n in of.items()}) < 4
+    assert draws.thrown(200, 8, rows).var(axis=0) == pytest.approx(200 * 7 / 64, rel=0.05)
 
 
 @given(data=st.data())
@@ -314,6 +357,21 @@ def test_a_finite_training_set_is_revisited_in_new_orders():
     assert all(len(set(epoch)) == 5 for epoch in epochs)
     assert len({frozenset(epoch) for epoch in epochs}) == 1
     assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_batches_drawn_together_are_those_of_any_other_order():
+    """A finite set of two blocks and a bit: every row once an epoch, the same rows for every seed, whichever step comes first."""
+    task = MadMemorization(train=0, batch=32, vocabulary=8192)
+    assert task.together == 100
+    task = task.model_copy(update={"train": 250 * 32})
+    epochs = [rows_of(take_from(task.prepare(), seed, 250 * e, 250)) for seed in (0, 1) for e in (0, 2)]
+    assert len(epochs[0]) == 250 * 32
+    assert all(epoch == epochs[0] for epoch in epochs)
+    straight = take(task.prepare().train(0), 250)
+    stream = task.prepare().train(0)
+    for step in (249, 0, 100, 99, 207):
+        stream.seek({"step": step})
+        assert next(stream).inputs.equal(straight[step].inputs)
 
 
 def take_from(data, seed, start, n):

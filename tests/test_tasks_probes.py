@@ -18,7 +18,8 @@ from miras_search.errors import TaskError
 from miras_search.memory import Matrix
 from miras_search.retention import NoRetention
 from miras_search.tasks import Capacity, Drift, IllConditioned, Outliers
-from miras_search.tasks.base import TRAIN, Draws
+from miras_search.tasks.base import TRAIN
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.probes import Probe, filtered
 from miras_search.trial import Trainer, train
 

@@ -24,8 +24,10 @@ from miras_search.tasks import (
     Parity,
     Synthetic,
     WordProblem,
+    copying,  # its module
 )
-from miras_search.tasks.base import TRAIN, Draws, batches_hash
+from miras_search.tasks.base import TRAIN, batches_hash
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.state import elements
 
 SPLITS = st.sampled_from(["train", "validation"])
@@ -211,6 +213,21 @@ def test_copying(form, answer, letters, longest, split, seed):
         assert target == expected
 
 
+@pytest.mark.parametrize(("letters", "n"), [(2, 3), (26, 3), (26, 40), (65536, 5)])
+def test_codes_are_equal_where_the_letters_are(letters, n):
+    rng = np.random.default_rng(0)
+    row = np.tile(rng.integers(0, letters, 60), 3).astype(np.int32)
+    row[70] = (row[70] + 1) % letters
+    codes = copying._codes(row, n, letters).tolist()
+    windows = [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
+    assert len(codes) == len(windows)
+    assert len(set(zip(codes, windows, strict=True))) == len(set(codes)) == len(set(windows))
+    at = np.array([[100, 130], [59, 179 - n]])
+    first = np.array([[0, 65], [1, 120]])
+    expected = [windows.index(windows[a], f) for a, f in zip(at.flat, first.flat, strict=True)]
+    assert copying._earliest(copying._codes(row, n, letters), first, at).reshape(-1).tolist() == expected
+
+
 def test_copying_of_other_lengths():
     task = Copying(longest=10, eval_shortest=30, eval_longest=30)
     assert next(task.prepare().train(0)).inputs.shape == (32, 219)
@@ -299,21 +316,21 @@ def test_streams_resume_and_fixed_sets_depend_on_the_fields_alone(kind):
 
 
 PINNED = {
-    "copying": "57b9062c7dae1cb0 7cd09a05d56f5dc4 8f30c2d9ef8b6e28",
-    "mad_recall": "e346e44fac83140c 6a5f945e19b848a2 1fd2b9a6aee4b111",
-    "mad_noisy_recall": "d31b91fb176774ac 781a98283ae687da 22240b3b9775dcc7",
-    "mad_fuzzy_recall": "890207f5f26f12aa dbda4d54bf1c7be8 26d930ce513650cf",
-    "mad_selective_copying": "7677b2ede32d7d8b d224034da1244299 7dd6f1a7afb5299f",
-    "mad_compression": "919ef6bc7556fa66 3c64ebcf0334cc6c 541e42a2475d33b1",
-    "mad_memorization": "10f8e3e54c259566 f9349edfab030c9c 656e56d30621cf92",
+    "copying": "a2bd92e0586d7f3e 4c881aa00648f389 1e6c1d20dace6967",
+    "mad_recall": "bbe8e4136f0b2187 6a5f945e19b848a2 1fd2b9a6aee4b111",
+    "mad_noisy_recall": "46a1c6e5433f0258 781a98283ae687da 22240b3b9775dcc7",
+    "mad_fuzzy_recall": "83d91b801c05e83c f428dc4f92f7cb18 26bc0b8a7f2c6f8d",
+    "mad_selective_copying": "4fbcc826447aaaae 0b9c13482aab59c1 0de27998b5add75c",
+    "mad_compression": "ecf15089aee2bdf4 f6db809dc332adde d8b3cc48d6f1ba54",
+    "mad_memorization": "d3d9bc43bf9f766b f9349edfab030c9c 656e56d30621cf92",
     "mqar": "0736a98dde8c34d4 b09ca006fa9a20cf 1465473a8f0068a2",
     "probe_capacity": "bcd9ab6a0b0e53d5 8b8dbdf1aba68b2d 4434feab3fbb6a16",
     "probe_outliers": "abb778318f430227 b869964b7302192e 7b99cb6c5360a3d9",
     "probe_drift": "d0a9f1273312ba1f 5cde26680ae664ad 870a4c1f895bb03f",
     "probe_ill_conditioned": "d45402ed1d951425 8102ec5429be4f09 8001473fb9ee6bad",
-    "procedural": "719e80b445d9eed5 169da885607dbf87 d10ffcc682156f4a",
-    "parity": "16e57eb950cac382 179a7d16dfce26bb 8ffdd800b111ac94",
-    "modular_arithmetic": "2da437ece51dbe1a 8bcdcfdc7a8f6c97 b21e6fbe423f37dc",
-    "word_problem": "affbf61abc2b3ab2 c951b01d287807d3 423bc2d95e33c856",
-    "mqar_zoology": "7ac99bc7c705d329 27f6b157a04293d8 bf4317cc1564257a",
+    "procedural": "8493cc77872382d8 169da885607dbf87 d10ffcc682156f4a",
+    "parity": "46811c4754b30b09 0e802fd32b5bfd18 abda011ebcbc6cd1",
+    "modular_arithmetic": "fabeb92bebf3329b 480781923c8ad0b6 00f1a640a2fbfe21",
+    "word_problem": "849ac8bfa5f2ced3 5811ec992628b240 69ba0527c3164f82",
+    "mqar_zoology": "4a5535f2114f1343 82285185a2cfcc26 528958387e48de64",
 }

@@ -395,43 +395,6 @@ def check_names(tasks: Iterable[Task]) -> None:
         seen.add(task.name)
 
 
-class Draws:
-    """Random numbers of (seed, stream, step), the same on every machine and numpy version.
-
-    Only the raw 64-bit output of PCG64 is used: numpy guarantees that, but not its distributions.
-    """
-
-    def __init__(self, seed: int, stream: int, step: int) -> None:
-        import numpy as np
-
-        # spawn_key, not a longer entropy list: SeedSequence pads entropy with zeros, so [1] and [1, 0] would be one.
-        self._bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream, step)))
-
-    def raw(self, *shape: int) -> NDArray[np.uint64]:
-        """Uniform 64-bit words."""
-        return self._bits.random_raw(math.prod(shape)).reshape(shape)
-
-    def below(self, n: int, *shape: int) -> NDArray[np.int64]:
-        """Uniform integers in [0, n), int64; the bias is below n / 2**64."""
-        return remainder(self.raw(*shape), n)
-
-    def orders(self, rows: int, n: int) -> NDArray[np.int64]:
-        """A random permutation of 0 .. n - 1 in every row, int64 [rows, n]."""
-        import numpy as np
-
-        return np.argsort(self.raw(rows, n), axis=1).astype(np.int64)
-
-
-def remainder(words: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
-    """words mod n, int64 for n < 2**63; by one division, which numpy does several at once, as it does not `%`."""
-    import numpy as np
-
-    whole = words // np.uint64(n)
-    whole *= np.uint64(n)
-    left: NDArray[np.int64] = np.subtract(words, whole, out=whole).view(np.int64)
-    return left
-
-
 def to_batch(inputs: NDArray[Any], targets: NDArray[Any], reset: NDArray[np.bool_] | None = None) -> Batch:
     """Arrays as a batch of tensors on the CPU."""
     import numpy as np

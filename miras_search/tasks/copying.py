@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, Draws, Published, remainder
-from miras_search.tasks.synthetic import Split, Synthetic, pick
+from miras_search.tasks.base import IGNORE, Published
+from miras_search.tasks.draws import Draws
+from miras_search.tasks.synthetic import Split, Synthetic
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from miras_search.tasks.synthetic import Rows
-
-_SCORED = 40
-"""Bit of a pointer that marks a scored token."""
 
 
 class Copying(Synthetic):
@@ -102,49 +100,51 @@ class Copying(Synthetic):
     def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
         """Examples, packed for training.
 
-        A row is read out of its strings by one pointer a token, which goes on by one and jumps where a stretch begins.
+        The letters of all strings stand one after another in a pool, and behind them once more, marked as scored. A row is read out of
+        the pool by runs; the signs are written over their ends.
         """
         import numpy as np
 
         low, high = self._lengths(split)
-        train = split == "train"
-        length = self.length if train else self._example(high)
-        shortest = low + 3 if self.form == "string" and not self.answer else low + 4
-        each = length // shortest + 1 if train else 1
-        size = low + draws.below(high - low + 1, rows, each)
-        words = draws.raw(rows, each, high)
-        grams = draws.raw(rows, each) if self.form != "string" else None
-        # what begins beyond the end of every row is not made
+        length = self.length if split == "train" else self._example(high)
+        most = length // int(self._least(np.array(low))) + 1 if split == "train" else 1
+        size = low + draws.few(high - low + 1, rows, most)
         least = self._least(size)
-        used = int(((least.cumsum(1) - least) < length).sum(1).max())
-        size, words = size[:, :used], words[:, :used]
+        used = int((least.cumsum(1) - least < length).sum(1).max())  # the others begin beyond the end of every row
+        size = size[:, :used]
+        behind = size.cumsum(1)
+        room = int(behind[:, -1].max())
+        kind: type[np.signedinteger[Any]] = np.int16 if self.letters < 1 << 13 else np.int32
+        scored = 1 << 14 if self.letters < 1 << 13 else 1 << 20  # a bit no token has
+        letters: NDArray[np.signedinteger[Any]] = draws.few(self.letters, rows * room).astype(kind)
+        pool = np.concatenate([letters, letters | kind(scored)])
+        first = behind - size + room * np.arange(rows)[:, None]  # of a string, in the pool
+        runs = self._runs(draws, letters, first, size)
+        source, tokens = (np.stack(np.broadcast_arrays(*parts), axis=2) for parts in zip(*runs, strict=True))
+        ends = tokens.reshape(rows, -1).cumsum(1).reshape(tokens.shape)
+        source[:, :, -1] += len(letters) * (ends[:, :, -1] <= length)  # what is cut off is not scored
 
-        width = high + 3  # of an example's string with its signs
-        strings = np.empty((rows, used, width), dtype=np.int64)
-        strings[:, :, 0], strings[:, :, high + 1], strings[:, :, high + 2] = range(self.letters, self.letters + 3)
-        strings[:, :, 1 : high + 1] = remainder(words, self.letters)
-        stretches = self._stretches(strings[:, :, 1 : high + 1], size, None if grams is None else grams[:, :used])
-        source, tokens = (np.stack(np.broadcast_arrays(*parts), axis=2) for parts in zip(*stretches, strict=True))
-        ends = tokens.reshape(rows, -1).cumsum(1)
-        total = tokens.sum(2)
-        kept = ends.reshape(tokens.shape)[:, :, -1] <= length  # whole examples; the next one is cut and not scored
-        # place -> pointer: place + base, constant over a stretch; bit 40 marks what is scored, the last two stretches
-        start = ends - tokens.reshape(rows, -1)
-        base = source + width * np.arange(used)[:, None]
-        base[:, :, -2:] += (kept[:, :, None]).astype(np.int64) << _SCORED
-        base = base.reshape(rows, -1) - start
-        jump = np.zeros((rows, length + 1), dtype=np.int64)
-        np.put_along_axis(jump, np.minimum(start, length), np.diff(base, axis=1, prepend=0), axis=1)
-        pointer = jump[:, :length].cumsum(1) + np.arange(length)
-        scored = pointer >> _SCORED != 0
-        pointer &= (1 << _SCORED) - 1
-        if train:
-            out = pick(strings.reshape(rows, -1), pointer)
-        else:
-            inside = np.arange(length) < total
-            scored &= inside
-            out = np.where(inside, pick(strings.reshape(rows, -1), np.where(inside, pointer, 0)), self.letters + 3)
-        return out[:, :-1], np.where(scored, out, IGNORE)[:, 1:]
+        # places in the pool go on by one and jump where a run begins; the last column takes what is beyond
+        flat, width = np.arange(rows)[:, None] * (length + 1), length + 1
+        jump = source.reshape(rows, -1).copy()
+        jump[:, 1:] -= (source + tokens).reshape(rows, -1)[:, :-1] - 1
+        begins = ends - tokens
+        steps = np.full(rows * width, 1)
+        steps[np.minimum(begins.reshape(rows, -1), length) + flat] = jump
+        place = steps.reshape(rows, width).cumsum(1)
+        out = pool.take(place, mode="clip")
+        dollar, bar, stop = self.letters, self.letters + 1, self.letters + 2 | scored
+        signs = [(dollar, begins[:, :, 0]), (bar, ends[:, :, 0] - 1), (stop, ends[:, :, -1] - 1)]
+        if self.form == "prefix":
+            signs.append((bar, ends[:, :, 1] - 1))
+        for sign, at in signs:
+            out.reshape(-1)[np.minimum(at, length) + flat] = sign
+        if split != "train":
+            out = np.where(np.arange(width) < ends[:, 0, -1:], out, kind(self.letters + 3))
+
+        tokens = out & kind(scored - 1)
+        targets = (tokens - kind(IGNORE)) * (out >= scored) + kind(IGNORE)
+        return tokens[:, : length - 1].astype(np.int64), targets[:, 1:length].astype(np.int64)
 
     def _least(self, size: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens that examples of strings of these sizes have at least."""
@@ -154,36 +154,58 @@ class Copying(Synthetic):
             return size + 3 + (np.minimum(size, self.answer) if self.answer else size)
         return size + self.ngram + max(1, self.answer) + (4 if self.form == "prefix" else 3)
 
-    def _stretches(
-        self, string: NDArray[np.int64], size: NDArray[np.int64], grams: NDArray[np.uint64] | None
-    ) -> list[tuple[NDArray[np.int64] | int, NDArray[np.int64] | int]]:
-        """An example as stretches of `$`, string, `|`, `.` in a row: where each begins there, and how many tokens it has."""
+    def _runs(
+        self, draws: Draws, letters: NDArray[np.signedinteger[Any]], first: NDArray[np.int64], size: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64] | int]]:
+        """The runs of an example, `$` and `|` counted in: place in the pool and number of tokens; the last one, answer and `.`, is scored."""
         import numpy as np
 
-        bar, stop = string.shape[2] + 1, string.shape[2] + 2
-        begin = np.zeros_like(size)
-        gram: NDArray[np.int64] | int = 0
-        if grams is not None:
-            n = self.ngram
-            gram = (grams % (size - n - max(1, self.answer) + 1).astype(np.uint64)).astype(np.int64)
-            starts = string.shape[2] - n + 1
-            same = np.ones((*size.shape, starts), dtype=bool)
-            for i in range(n):
-                same &= string[:, :, i : i + starts] == np.take_along_axis(string, gram[:, :, None] + i, axis=2)
-            begin = same.argmax(2) + n  # an earlier occurrence counts
-            gram = gram + 1
-        rest = np.minimum(size - begin, self.answer) if self.answer else size - begin
-        answer = [(1 + begin, rest), (stop, 1)]
+        n, begin = self.ngram, first
+        if self.form != "string":
+            gram = first + draws.few(size - n - max(1, self.answer) + 1, *size.shape)
+            gram = _earliest(_codes(letters, n, self.letters), first, gram)
+            begin = gram + n
+        rest = size - (begin - first)
+        answer = (begin, (np.minimum(rest, self.answer) if self.answer else rest) + 1)
         if self.form == "prefix":
-            return [(0, 1), (gram, self.ngram), (bar, 1), (1, size), (bar, 1), *answer]
-        asked = [(gram, self.ngram)] if self.form == "suffix" else []
-        return [(0, size + 1), (bar, 1), *asked, *answer]
+            return [(gram - 1, n + 2), (first, size + 1), answer]
+        return [(first - 1, size + 2), *([(gram, n)] if self.form == "suffix" else []), answer]
 
     def spell(self, token: int) -> str:
         """Letters as a, b, ... (beyond 26 by number), then `$`, `|`, `.` and `*`."""
         if token >= self.letters:
             return "$|.*"[token - self.letters]
         return chr(ord("a") + token) if self.letters <= 26 else f"l{token}"
+
+
+def _earliest(
+    codes: NDArray[np.unsignedinteger[Any]], first: NDArray[np.int64], at: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The earliest place from `first` on that has the code of the place `at`."""
+    import numpy as np
+
+    code, found, before, first = codes[at].reshape(-1), at.reshape(-1).copy(), at.reshape(-1).copy(), first.reshape(-1)
+    for _ in range(int((found - first).max())):
+        before -= 1
+        same = np.flatnonzero(codes.take(before, mode="clip") == code)
+        same = same[before[same] >= first[same]]
+        found[same] = before[same]
+    return found.reshape(at.shape)
+
+
+def _codes(letters: NDArray[np.signedinteger[Any]], n: int, kinds: int) -> NDArray[np.unsignedinteger[Any]]:
+    """A number for the n letters from each place on, equal where these are; fewer at the end."""
+    import numpy as np
+
+    parts: NDArray[np.unsignedinteger[Any]] = letters.astype(np.min_scalar_type(min(kinds**n, 1 << 62)))
+    codes, most = parts, kinds
+    for i in range(1, n):
+        if most * kinds >= 1 << 62:
+            codes = np.unique(codes, return_inverse=True)[1].astype(np.uint64)
+            most = len(codes)
+        codes = codes[:-1] * codes.dtype.type(kinds) + parts[i:]
+        most *= kinds
+    return codes
 
 
 VARIANTS = register(Copying)

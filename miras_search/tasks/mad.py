@@ -8,12 +8,13 @@ weight decay) each: 396 runs an architecture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, Draws, Published
+from miras_search.tasks.base import IGNORE, Published
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.synthetic import Split, Synthetic, pick
 
 if TYPE_CHECKING:
@@ -167,14 +168,14 @@ class MadCopying(Mad):
         import numpy as np
 
         n, blank, copy = self.copy_tokens, self.vocabulary - 2, self.vocabulary - 1
-        tokens = draws.below(blank, rows, n)
-        before = draws.below(n, rows, self.length - 2 * n - 1)  # the token before which each blank falls
-        before += n * np.arange(rows)[:, None]
-        blanks = np.bincount(before.reshape(-1), minlength=rows * n).reshape(rows, n)
-        inputs = np.full((rows, self.length), blank, dtype=np.int64)
-        np.put_along_axis(inputs, np.arange(n) + blanks.cumsum(1), tokens, axis=1)
+        tokens = draws.few(blank, rows, n)
+        blanks = draws.thrown(self.length - 2 * n - 1, n, rows)  # before each token
+        at = blanks.cumsum(1)
+        at += np.arange(n) + self.length * np.arange(rows)[:, None]
+        inputs = np.full((rows, self.length), blank)
+        inputs.reshape(-1)[at] = tokens
         inputs[:, self.length - n - 1] = copy
-        targets = np.full_like(inputs, IGNORE)
+        targets = np.full((rows, self.length), IGNORE)
         targets[:, self.length - n :] = tokens
         return inputs, targets
 
@@ -211,10 +212,8 @@ class MadCompression(Mad):
 
     def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
         """Uniform tokens."""
-        import numpy as np
-
-        tokens = draws.below(self.vocabulary - 1, rows, self.length - 1)
-        inputs = np.concatenate([tokens, np.full((rows, 1), self.vocabulary - 1)], axis=1)
+        inputs = draws.few(self.vocabulary - 1, rows, self.length)
+        inputs[:, -1] = self.vocabulary - 1
         return inputs, inputs.copy()
 
 
@@ -299,79 +298,93 @@ def _again(key: NDArray[np.int64], without: NDArray[np.bool_]) -> NDArray[np.boo
     return out
 
 
+class _Motifs(NamedTuple):
+    """Motifs: `tokens` a list of planes [R, n], of which the first `size` count; int64 [R, n]; `code`, equal for equal motifs."""
+
+    tokens: list[NDArray[np.int64]]
+    size: NDArray[np.int64]
+    code: NDArray[np.int64]
+
+    def where(self, there: NDArray[np.bool_], other: _Motifs) -> _Motifs:
+        """These, and others `there`."""
+        import numpy as np
+
+        planes = [np.where(there, new, old) for new, old in zip(other.tokens, self.tokens, strict=True)]
+        return _Motifs(planes, np.where(there, other.size, self.size), np.where(there, other.code, self.code))
+
+
+def _spelt(words: NDArray[np.uint64], size: NDArray[np.int64], most: int, low: int, count: int) -> _Motifs:
+    """Motifs of `size` distinct tokens of low .. low + count - 1, from random words: each token a digit of its word."""
+    import numpy as np
+
+    tokens: list[NDArray[np.int64]] = []
+    sorted_: list[NDArray[np.int64]] = []
+    code = np.zeros_like(size)
+    for i in range(most):
+        rest = words // np.uint64(count - i)
+        token = (words - rest * np.uint64(count - i)).view(np.int64)
+        words = rest
+        for earlier in sorted_:  # the tokens that are left are counted
+            token += token >= earlier
+        tokens.append(token + low)
+        code += np.where(i < size, token + 1, 0) * (count + 1) ** i
+        for j, earlier in enumerate(sorted_):
+            sorted_[j], token = np.minimum(earlier, token), np.maximum(earlier, token)
+        sorted_.append(token)
+    return _Motifs(tokens, size, code)
+
+
 def _motifs(task: MadFuzzyRecall, draws: Draws, rows: int, *, train: bool) -> Rows:
     import numpy as np
 
     most, length, pad = task.motif, task.length, task.vocabulary - 1
     keys = pad // 2
+
+    def key_of(n: int) -> _Motifs:
+        size = 1 + draws.few(most, rows, n) if train else np.full((rows, n), most)
+        return _spelt(draws.raw(rows, n), size, most, 0, keys)
+
+    def value_of(key: _Motifs) -> _Motifs:
+        words = _mixed(salt ^ _mixed(key.code.view(np.uint64)))
+        rest = words // np.uint64(most)
+        size = 1 + (words - rest * np.uint64(most)).view(np.int64)
+        return _spelt(rest, size, most, keys, pad - keys)
+
     n = length // (2 if train else most + 1) + 1
-    row = np.arange(rows)[:, None]
-
-    def motif(words: NDArray[np.uint64], size: NDArray[np.int64], low: int, count: int) -> NDArray[np.int64]:
-        """Distinct tokens of low .. low + count - 1 from hashes, [..., most]; -1 from `size` on."""
-        out = np.full((*words.shape, most), -1, dtype=np.int64)
-        for i in range(most):
-            words = _mixed(words)
-            token = (words % np.uint64(count - i)).astype(np.int64)
-            earlier = np.sort(out[..., :i], axis=-1)
-            for j in range(i):
-                token += token >= earlier[..., j]
-            out[..., i] = token
-        return np.where(np.arange(most) < size[..., None], out + low, -1)
-
-    def key_size(*shape: int) -> NDArray[np.int64]:
-        return 1 + draws.below(most, *shape) if train else np.full(shape, most, dtype=np.int64)
-
-    def code(key: NDArray[np.int64]) -> NDArray[np.int64]:
-        number: NDArray[np.int64] = ((key + 1) * (keys + 1) ** np.arange(most)).sum(-1)
-        return number
-
-    key = motif(draws.raw(rows, n), key_size(rows, n), 0, keys)  # [R, n, most]
-    probe = motif(draws.raw(rows, 1), key_size(rows, 1), 0, keys)
-    salt = draws.raw(rows, 1)
-
-    def value_of(key: NDArray[np.int64]) -> NDArray[np.int64]:
-        words = _mixed(salt ^ _mixed(code(key).astype(np.uint64)))
-        return motif(words, 1 + (words % np.uint64(most)).astype(np.int64), keys, pad - keys)
-
-    def size_of(key: NDArray[np.int64], value: NDArray[np.int64]) -> NDArray[np.int64]:
-        total: NDArray[np.int64] = (key >= 0).sum(-1) + (value >= 0).sum(-1)
-        return total
-
-    asked = value_of(probe)
-    probe_size = size_of(probe, asked)
-    value = value_of(key)
-    size = size_of(key, value)
+    key, probe, salt = key_of(n), key_of(1), draws.raw(rows, 1)
+    value, asked = value_of(key), value_of(probe)
+    probe_size = probe.size + asked.size
     # The pair that is asked for comes at the first start from `from_` on, unless it was drawn before that.
-    from_ = (draws.raw(rows, 1) % (length - probe_size - 4 * most).astype(np.uint64)).astype(np.int64)
-    start = size.cumsum(1) - size
-    place = (start >= from_).argmax(1)[:, None]
-    drawn = ((code(key) == code(probe)) & (np.arange(n) < place)).any(1)
-    put = (np.arange(n) == place) & ~drawn[:, None]
-    key, value = (np.where(put[..., None], new, old) for new, old in ((probe, key), (asked, value)))
-    size = size_of(key, value)
-    start = size.cumsum(1) - size
-    kept = start < length - probe_size - 2 * most
-    total = np.where(kept, size, 0).sum(1)[:, None]
-    key = np.concatenate([key, probe], axis=1)
-    value = np.concatenate([value, asked], axis=1)
-    start = np.concatenate([start, total], axis=1)
-    kept = np.concatenate([kept, np.ones((rows, 1), dtype=bool)], axis=1)
-    start = start + length + 1 - total - probe_size  # padding is on the left
+    from_ = draws.few(length - probe_size - 4 * most, rows, 1)
+    size = key.size + value.size
+    place = (size.cumsum(1) - size >= from_).argmax(1)[:, None]
+    number = np.arange(n)
+    drawn = ((key.code == probe.code) & (number < place)).any(1)[:, None]
+    put = (number == place) & ~drawn
+    key, value = key.where(put, probe), value.where(put, asked)
+    size = key.size + value.size
+    kept = size.cumsum(1) - size < length - probe_size - 2 * most
+    total = (size * kept).sum(1)[:, None] + probe_size
 
-    tokens = np.full((rows, length + 1), pad, dtype=np.int64)
-    targets = np.full((rows, length + 1), IGNORE, dtype=np.int64)
-    again = _again(code(key), ~kept)
-    at = start
-    for part in (key, value):
+    # a row is what counts of its pairs, the one that is asked for last, behind padding
+    kept = np.append(kept, np.ones((rows, 1), dtype=bool), axis=1)
+    pairs = np.empty((rows, n + 1, 2, most), dtype=np.int32)
+    counts = np.empty(pairs.shape, dtype=bool)
+    for part, (all_, last) in enumerate(((key, probe), (value, asked))):
         for i in range(most):
-            there = kept & (part[..., i] >= 0)
-            where = np.broadcast_to(row, there.shape)[there], at[there]
-            tokens[where] = part[..., i][there]
-            if part is value:
-                targets[where] = np.where(again, part[..., i], IGNORE)[there]
-            at = at + (part[..., i] >= 0)
-    return tokens[:, :-1], (tokens if train else targets)[:, 1:]
+            pairs[:, :-1, part, i], pairs[:, -1:, part, i] = all_.tokens[i], last.tokens[i]
+            counts[:, :-1, part, i], counts[:, -1:, part, i] = i < all_.size, i < last.size
+    counts &= kept[:, :, None, None]
+    inside = np.arange(length + 1) > length - total
+    tokens = np.full((rows, length + 1), pad)
+    tokens[inside] = pairs[counts]
+    if train:
+        return tokens[:, :-1], tokens[:, 1:]
+    pairs[:, :, 0] = IGNORE
+    pairs[~_again(np.append(key.code, probe.code, axis=1), ~kept)] = IGNORE
+    targets = np.full((rows, length + 1), IGNORE)
+    targets[inside] = pairs[counts]
+    return tokens[:, :-1], targets[:, 1:]
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

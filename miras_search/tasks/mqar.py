@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, Draws, Metric, Task, Totals
+from miras_search.tasks.base import IGNORE, Metric, Task, Totals
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.synthetic import Split, Synthetic
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class Mqar(Synthetic):
     def longer(self) -> str:
         """How to lengthen the rows."""
         return "raise the task's `pairs`, `rewrites` or `gap`"
+
+    @property
+    def together(self) -> int:
+        """One batch: committed results were trained on these bytes."""
+        return 1
 
     def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
         """Sequences and their targets, int64 [rows, T]; targets are -100 but at queries."""

@@ -17,7 +17,6 @@ from miras_search.tasks.base import (
     TRAIN,
     VALIDATION,
     Batch,
-    Draws,
     Metric,
     Published,
     Stream,
@@ -25,6 +24,8 @@ from miras_search.tasks.base import (
     TaskData,
     to_batch,
 )
+from miras_search.tasks.draws import Draws
+from miras_search.tasks.synthetic import batches_together, by_blocks
 from miras_search.tasks.text import Text
 from miras_search.tasks.tokenizer import BYTES_VOCAB, byte_tokenizer
 
@@ -140,14 +141,17 @@ class NiahData(TaskData):
     """Rows with a needle each."""
 
     def __init__(self, task: Niah, cache: Path | None) -> None:
+        import numpy as np
+
         super().__init__(task)
         self.task = task
         self._tokenizer = byte_tokenizer()
         self.tokenizer_json = self._tokenizer.json
         self._text: dict[str, NDArray[Any]] = {}
+        self._known: dict[bytes, NDArray[np.int64]] = {}  # tokens of the pieces that all rows have
         self._facts: dict[str, str] = {}
         if task.needle == "passkey":
-            noise = self._ids(NOISE.encode() * (2 + task.hay // len(NOISE)))
+            noise = self._ids(NOISE.encode() * (2 + task.hay // len(NOISE))).astype(np.uint16)
             self._text = dict.fromkeys(("train", "validation", "test"), noise)
             return
         text = Text(source=task.source, holdout=task.holdout, context=max(2, task.hay)).prepare(cache)
@@ -168,7 +172,9 @@ class NiahData(TaskData):
 
     def train(self, seed: int) -> Stream:
         """Needles anywhere in the training part."""
-        return Stream(lambda step: self._rows(Draws(seed, TRAIN, step), self.batch, "train", None))
+        together = batches_together(self.task)
+        rows = together * self.batch
+        return Stream(by_blocks(lambda n: self._rows(Draws(seed, TRAIN, n), rows, "train", None), together))
 
     def validation(self) -> list[Batch]:
         """Needles at 40 depths in turn, in the validation part."""
@@ -189,7 +195,9 @@ class NiahData(TaskData):
     def _ids(self, text: bytes) -> NDArray[np.int64]:
         import numpy as np
 
-        return self._tokenizer.encode(text).astype(np.int64)
+        if text not in self._known:
+            self._known[text] = self._tokenizer.encode(text).astype(np.int64)
+        return self._known[text]
 
     def _fixed(self, stream: int, count: int, split: str) -> list[Batch]:
         batches = []
@@ -219,17 +227,21 @@ class NiahData(TaskData):
         depth = draws.below(hay + 1, rows)
         if first is not None:
             depth = (first + np.arange(rows)) % DEPTHS * hay // (DEPTHS - 1)
+        # the text, and the text moved on by the needle's width, from which on it stands behind the needle
         width = needle.shape[1]
-        place = np.arange(hay + width)
-        inside = (place >= depth[:, None]) & (place < depth[:, None] + width)
-        straw = np.where(place < depth[:, None], place, place - width)
-        whole = text[begin[:, None] + straw].astype(np.int64)
-        whole[inside] = needle.reshape(-1)
-        row = np.concatenate([whole, question], axis=1)
-        targets = row[:, 1:].copy()
+        twice = np.zeros((rows, width + hay + width), dtype=text.dtype)
+        twice[:, width : width + hay] = np.lib.stride_tricks.sliding_window_view(text, hay)[begin] if hay else 0
+        before, behind = twice[:, width:], twice[:, : hay + width]
+        late = np.arange(hay + width, dtype=np.int32) >= depth.astype(np.int32)[:, None]
+        row = np.empty((rows, hay + width + question.shape[1]), dtype=text.dtype)
+        row[:, : hay + width] = before ^ (before ^ behind) * late.astype(text.dtype)
+        at = depth + row.shape[1] * np.arange(rows)
+        row.reshape(-1)[at[:, None] + np.arange(width)] = needle
+        row[:, hay + width :] = question
+        targets = row[:, 1:].astype(np.int64)
         if task.loss == "answer" or first is not None:
             targets[:, : -value.shape[1]] = IGNORE
-        return to_batch(row[:, :-1], targets)
+        return to_batch(row[:, :-1].astype(np.int64), targets)
 
     def _pair(self, draws: Draws, rows: int) -> NDArray[np.int64]:
         """Adjective-noun, [rows, 11]."""

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from miras_search.choice import register
-from miras_search.tasks.base import Draws, Metric, Totals
+from miras_search.tasks.base import Metric, Totals
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.synthetic import Drawn, Split, Synthetic, fixed
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Probe(Synthetic):
         """One memory of one head."""
         small = {"width": self.dim, "heads": 1, "layers": 1, "ffn": 0.0}
         return candidate.model_copy(update={"backbone": candidate.backbone.model_copy(update=small)})
+
+    @property
+    def together(self) -> int:
+        """One batch: committed results were trained on these bytes."""
+        return 1
 
     def prepare(self, cache: Path | None = None) -> Probed:
         """Nothing to read."""

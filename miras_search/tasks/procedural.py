@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from miras_search.choice import register
-from miras_search.tasks.base import Draws, Metric, Totals
+from miras_search.tasks.base import Metric, Totals
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.synthetic import Split, Synthetic
 
 if TYPE_CHECKING:

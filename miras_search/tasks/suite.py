@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from miras_search.choice import OneOf, register
-from miras_search.tasks.base import IGNORE, Batch, Draws, Metric, Stream, Task, TaskData, Totals, check_names
+from miras_search.tasks.base import IGNORE, Batch, Metric, Stream, Task, TaskData, Totals, check_names
+from miras_search.tasks.draws import Draws
 
 _CHOICE = 5  # the stream that says which task a step is of
 

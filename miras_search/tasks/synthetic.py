@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from miras_search.tasks.base import TEST, TRAIN, VALIDATION, Batch, Draws, Stream, Task, TaskData, to_batch
+from miras_search.tasks.base import TEST, TRAIN, VALIDATION, Batch, Stream, Task, TaskData, to_batch
+from miras_search.tasks.draws import Draws
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +44,11 @@ class Synthetic(Task):
             )
         return self
 
+    @property
+    def together(self) -> int:
+        """Training batches drawn at once."""
+        return batches_together(self)
+
     @abstractmethod
     def draw(self, draws: Draws, rows: int, split: Split = "train") -> Rows:
         """Inputs and targets of `rows` rows, arrays as in `Batch`; vectorised over rows."""
@@ -65,16 +72,19 @@ class Drawn(TaskData):
     def train(self, seed: int) -> Stream:
         """Fresh rows at every step, or those of a finite set, in an order given by the seed."""
         task = self.task
-        if not task.train:
-            return Stream(lambda step: to_batch(*task.draw(Draws(seed, TRAIN, step), task.batch)))
         per_epoch = task.train // task.batch
+        together = min(task.together, per_epoch or task.together)
+        rows_of = 0 if task.train else seed  # a finite set is the same for all seeds
+        rows = together * task.batch
+        drawn = by_blocks(lambda number: to_batch(*task.draw(Draws(rows_of, TRAIN, number), rows)), together)
+        if not per_epoch:
+            return Stream(drawn)
 
-        def batch(step: int) -> Batch:
-            epoch, place = divmod(step, per_epoch)
-            chosen = int(Draws(seed, _EPOCH, epoch).orders(1, per_epoch)[0, place])
-            return to_batch(*task.draw(Draws(0, TRAIN, chosen), task.batch))
+        @lru_cache(maxsize=1)
+        def order(epoch: int) -> list[int]:
+            return epoch_order(Draws(seed, _EPOCH, epoch), per_epoch, together)
 
-        return Stream(batch)
+        return Stream(lambda step: drawn(order(step // per_epoch)[step % per_epoch]))
 
     def validation(self) -> list[Batch]:
         """`validation` rows, always the same."""
@@ -92,6 +102,32 @@ class Drawn(TaskData):
         inputs, targets = fixed(self.task, split)
         starts = range(0, len(inputs), self.batch)
         return [to_batch(inputs[i : i + self.batch], targets[i : i + self.batch]) for i in starts]
+
+
+def batches_together(task: Task) -> int:
+    """Batches worth drawing at once, up to 2^18 tokens: a call of numpy costs as much as some hundred numbers."""
+    return max(1, min(100, (1 << 18) // task.tokens_per_step))
+
+
+def by_blocks(draw: Callable[[int], Batch], together: int) -> Callable[[int], Batch]:
+    """Batches by number, from a function that draws a block of so many; the last block is kept."""
+
+    @lru_cache(maxsize=1)
+    def block(number: int) -> list[Batch]:
+        whole = draw(number)
+        return list(map(Batch, whole.inputs.chunk(together), whole.targets.chunk(together)))
+
+    return lambda batch: block(batch // together)[batch % together]
+
+
+def epoch_order(draws: Draws, batches: int, together: int) -> list[int]:
+    """The batches of a finite set in random order, those of a block one after another, since a block is drawn as a whole."""
+
+    blocks = -(-batches // together)
+    first = draws.orders(1, blocks)[0]
+    inside = draws.orders(blocks, together)[first]
+    found: list[int] = (first[:, None] * together + inside).reshape(-1).tolist()
+    return [batch for batch in found if batch < batches]
 
 
 def fixed(task: Synthetic, split: Literal["validation", "test"]) -> Rows:

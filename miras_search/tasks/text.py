@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from miras_search.choice import register
 from miras_search.errors import TaskError
 from miras_search.tasks import sources
-from miras_search.tasks.base import IGNORE, TRAIN, Batch, Draws, Metric, Stream, Task, TaskData, Totals, to_batch
+from miras_search.tasks.base import IGNORE, TRAIN, Batch, Metric, Stream, Task, TaskData, Totals, to_batch
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.tokenizer import BYTES_VOCAB, read_tokenizer
 
 if TYPE_CHECKING:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
-from miras_search.tasks.base import IGNORE, TEST, VALIDATION, Batch, Draws, Published, TaskData, remainder, to_batch
+from miras_search.tasks.base import IGNORE, TEST, VALIDATION, Batch, Published, TaskData, to_batch
+from miras_search.tasks.draws import Draws
 from miras_search.tasks.synthetic import Drawn, Split, Synthetic
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from miras_search.tasks.synthetic import Rows
 
 
@@ -117,6 +114,11 @@ class MqarZoology(Synthetic):
             return [{"lr": lr} for lr in (1e-3, 3.2e-3, 1e-2, 3.2e-2)]
         return super().grid()
 
+    @property
+    def together(self) -> int:
+        """One batch of a mix, since what is drawn at once has one setting."""
+        return 1 if self.mix == "original" else super().together
+
     def prepare(self, cache: Path | None = None) -> TaskData:
         """Nothing to read."""
         return Mixed(self)
@@ -129,29 +131,30 @@ class MqarZoology(Synthetic):
         at = int(draws.below(sum(s.rows for s in known) or 1, 1)[0]) if len(known) > 1 else 0
         setting = next(s for i, s in enumerate(known) if at < sum(x.rows for x in known[: i + 1]) or len(known) == 1)
         inputs, targets = self.rows(draws, rows, setting)
-        wide = self.context - inputs.shape[1] if split == "train" else 0
+        if not (wide := self.context - inputs.shape[1] if split == "train" else 0):
+            return inputs, targets
         return np.pad(inputs, ((0, 0), (0, wide))), np.pad(targets, ((0, 0), (0, wide)), constant_values=IGNORE)
 
     def rows(self, draws: Draws, rows: int, setting: Setting) -> Rows:
         """Rows of a setting, [R, length - 1]."""
         import numpy as np
 
-        length, pairs, _ = setting
-        half = self.vocabulary // 2
-        keys = 1 + _some(draws, rows, half - 1, pairs)
-        values = half + _some(draws, rows, self.vocabulary - half, pairs)
-        tokens = np.zeros((rows, length), dtype=np.int64)
-        tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
-        places = (length - 2 * pairs) // 2
-        weights = np.rint(self.power * np.arange(1, places + 1) ** (self.power - 1.0) * 2.0**36).astype(np.uint64)
-        asked = _weighted(np.maximum(weights, np.uint64(1)), draws.raw(rows, pairs))
-        at = 2 * pairs + 2 * asked
-        targets = np.full((rows, length), IGNORE, dtype=np.int64)
-        np.put_along_axis(tokens, at, keys, axis=1)
-        np.put_along_axis(targets, at, values, axis=1)
+        length, pairs, half = setting.length - 1, setting.pairs, self.vocabulary // 2
+        keys = draws.distinct(half - 1, pairs, rows)
+        values = draws.distinct(self.vocabulary - half, pairs, rows)
+        keys += 1
+        values += half
+        inputs = np.zeros((rows, length), dtype=np.int64)
+        inputs[:, 0 : 2 * pairs : 2], inputs[:, 1 : 2 * pairs : 2] = keys, values
+        weights = np.arange(1, (setting.length - 2 * pairs) // 2 + 1) ** (self.power - 1.0)
+        asked = draws.weighted(weights, pairs, rows)
+        asked *= 2
+        asked += 2 * pairs + length * np.arange(rows)[:, None]
+        targets = np.full((rows, length), np.full(length, IGNORE))  # a row of them is copied faster
+        inputs.reshape(-1)[asked], targets.reshape(-1)[asked] = keys, values
         if self.filler:
-            tokens = np.where(tokens == 0, draws.below(self.vocabulary, rows, length), tokens)
-        return tokens[:, :-1], targets[:, :-1]
+            inputs = np.where(inputs == 0, draws.few(self.vocabulary, rows, length), inputs)
+        return inputs, targets
 
     def spell(self, token: int) -> str:
         """Keys and values by number; 0 is `_`."""
@@ -175,50 +178,6 @@ class Mixed(Drawn):
 
 
 _BLOCK = 128
-
-
-def _some(draws: Draws, rows: int, n: int, count: int) -> NDArray[np.int64]:
-    """`count` distinct numbers below n in every row, in random order."""
-    import numpy as np
-
-    if 4 * count > n:
-        return draws.orders(rows, n)[:, :count]
-    # Floyd's sampling: a number that is there already is replaced by the largest of the moment
-    words, row = draws.raw(rows, count), np.arange(rows)
-    found = np.empty((rows, count), dtype=np.int64)
-    there = np.zeros((rows, n), dtype=bool)
-    for i, largest in enumerate(range(n - count, n)):
-        number = remainder(words[:, i], largest + 1)
-        found[:, i] = np.where(there[row, number], largest, number)
-        there[row, found[:, i]] = True
-    return np.take_along_axis(found, draws.orders(rows, count), axis=1)
-
-
-def _weighted(weights: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Places drawn in proportion to their weights without replacement, a word a draw: [n], [R, count] -> int64 [R, count].
-
-    One after another, since what is taken is no longer there; by blocks of about sqrt(n) places, so a draw costs two of them.
-    """
-    import numpy as np
-
-    rows, count = words.shape
-    size = math.isqrt(len(weights) - 1) + 1
-    blocks = -(-len(weights) // size)
-    left = np.zeros((rows, blocks, size), dtype=np.uint64)
-    left.reshape(rows, -1)[:, : len(weights)] = weights
-    sums, row = left.sum(2), np.arange(rows)
-    out = np.empty((rows, count), dtype=np.int64)
-    for i in range(count):
-        ends = sums.cumsum(1)
-        point = words[:, i] % ends[:, -1]
-        block = (ends > point[:, None]).argmax(1)
-        inner = left[row, block]
-        point -= ends[row, block] - sums[row, block]
-        at = (inner.cumsum(1) > point[:, None]).argmax(1)
-        out[:, i] = block * size + at
-        sums[row, block] -= inner[row, at]
-        left[row, block, at] = 0
-    return out
 
 
 VARIANTS = register(MqarZoology)
