@@ -8,13 +8,14 @@ weight decay) each: 396 runs an architecture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from miras_search.choice import register
 from miras_search.tasks.base import IGNORE, Published
 from miras_search.tasks.draws import Draws
+from miras_search.tasks.motifs import Motifs, mixed, spelt
 from miras_search.tasks.synthetic import Split, Synthetic, pick
 
 if TYPE_CHECKING:
@@ -298,57 +299,21 @@ def _again(key: NDArray[np.int64], without: NDArray[np.bool_]) -> NDArray[np.boo
     return out
 
 
-class _Motifs(NamedTuple):
-    """Motifs: `tokens` a list of planes [R, n], of which the first `size` count; int64 [R, n]; `code`, equal for equal motifs."""
-
-    tokens: list[NDArray[np.int64]]
-    size: NDArray[np.int64]
-    code: NDArray[np.int64]
-
-    def where(self, there: NDArray[np.bool_], other: _Motifs) -> _Motifs:
-        """These, and others `there`."""
-        import numpy as np
-
-        planes = [np.where(there, new, old) for new, old in zip(other.tokens, self.tokens, strict=True)]
-        return _Motifs(planes, np.where(there, other.size, self.size), np.where(there, other.code, self.code))
-
-
-def _spelt(words: NDArray[np.uint64], size: NDArray[np.int64], most: int, low: int, count: int) -> _Motifs:
-    """Motifs of `size` distinct tokens of low .. low + count - 1, from random words: each token a digit of its word."""
-    import numpy as np
-
-    tokens: list[NDArray[np.int64]] = []
-    sorted_: list[NDArray[np.int64]] = []
-    code = np.zeros_like(size)
-    for i in range(most):
-        rest = words // np.uint64(count - i)
-        token = (words - rest * np.uint64(count - i)).view(np.int64)
-        words = rest
-        for earlier in sorted_:  # the tokens that are left are counted
-            token += token >= earlier
-        tokens.append(token + low)
-        code += np.where(i < size, token + 1, 0) * (count + 1) ** i
-        for j, earlier in enumerate(sorted_):
-            sorted_[j], token = np.minimum(earlier, token), np.maximum(earlier, token)
-        sorted_.append(token)
-    return _Motifs(tokens, size, code)
-
-
 def _motifs(task: MadFuzzyRecall, draws: Draws, rows: int, *, train: bool) -> Rows:
     import numpy as np
 
     most, length, pad = task.motif, task.length, task.vocabulary - 1
     keys = pad // 2
 
-    def key_of(n: int) -> _Motifs:
+    def key_of(n: int) -> Motifs:
         size = 1 + draws.few(most, rows, n) if train else np.full((rows, n), most)
-        return _spelt(draws.raw(rows, n), size, most, 0, keys)
+        return spelt(draws.raw(rows, n), size, most, 0, keys)
 
-    def value_of(key: _Motifs) -> _Motifs:
-        words = _mixed(salt ^ _mixed(key.code.view(np.uint64)))
+    def value_of(key: Motifs) -> Motifs:
+        words = mixed(salt ^ mixed(key.code.view(np.uint64)))
         rest = words // np.uint64(most)
         size = 1 + (words - rest * np.uint64(most)).view(np.int64)
-        return _spelt(rest, size, most, keys, pad - keys)
+        return spelt(rest, size, most, keys, pad - keys)
 
     n = length // (2 if train else most + 1) + 1
     key, probe, salt = key_of(n), key_of(1), draws.raw(rows, 1)
@@ -385,17 +350,6 @@ def _motifs(task: MadFuzzyRecall, draws: Draws, rows: int, *, train: bool) -> Ro
     targets = np.full((rows, length + 1), IGNORE)
     targets[inside] = pairs[counts]
     return tokens[:, :-1], targets[:, 1:]
-
-
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64: 64-bit words hashed."""
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        words = words + np.uint64(0x9E3779B97F4A7C15)
-        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return words ^ (words >> np.uint64(31))
 
 
 VARIANTS = register(MadRecall, MadNoisyRecall, MadFuzzyRecall, MadCopying, MadCompression, MadMemorization)
