@@ -28,7 +28,13 @@ class Draws:
 
     def below(self, n: int, *shape: int) -> NDArray[np.int64]:
         """Uniform integers in [0, n), int64; the bias is below n / 2**64."""
-        return remainder(self.raw(*shape), n)
+        import numpy as np
+
+        words = self.raw(*shape)
+        whole = words // np.uint64(n)  # numpy divides several at once, but does not take `%` so
+        whole *= np.uint64(n)
+        left: NDArray[np.int64] = np.subtract(words, whole, out=whole).view(np.int64)
+        return left
 
     def halves(self, *shape: int) -> NDArray[np.uint32]:
         """Uniform 32-bit words, two of every 64."""
@@ -132,13 +138,3 @@ class Draws:
         count, size = math.prod(shape), np.dtype(kind).itemsize
         words = self.raw(-(-count * size // 8)).astype("<u8", copy=False)
         return words.view(kind)[:count].reshape(shape)
-
-
-def remainder(words: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
-    """words mod n, int64 for n < 2**63; by one division, which numpy does several at once, as it does not `%`."""
-    import numpy as np
-
-    whole = words // np.uint64(n)
-    whole *= np.uint64(n)
-    left: NDArray[np.int64] = np.subtract(words, whole, out=whole).view(np.int64)
-    return left
