@@ -4,10 +4,10 @@
     python analysis/e0_forms.py --figure              draws alone
 
 Each model as named and in our form (`-r`) with the named inner step and 16 times that; then, at the step that was better on a seed that
-is in no result, with other chunks, read modes, starts of the forget gate and maps. Three tasks: recall with re-writes in 17 tokens
-(chunk 4), the same with 29 more writes to the same keys (69 tokens, chunk 16), and bytes of text (128 tokens, chunk 16). On the latter two
-only the `-r` forms are varied in everything, and models trained at one chunk are also tried, with the same weights, at the others. One layer of
-width 16 (bytes: 32), lr 2e-2; arms share seeds and data, and with E1 the trials that both need.
+is in no result, with other chunks, read modes, starts of the forget gate and maps. Four tasks: recall with re-writes in 17 tokens
+(chunk 4), with more pairs and at twice the width in 24 (chunk 4), in 69 with 29 more writes to the same keys (chunk 16), and bytes of text (128
+tokens, chunk 16). On the latter three only the `-r` forms are varied in everything, and models trained at one chunk are also tried, with the same
+weights, at the others. One layer of width 16 (wider recall and bytes: 32), lr 2e-2; arms share seeds and data, and with E1 the trials that both need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from arms import BYTES, REWRITTEN, SMALL, TUNING, Arm, arguments, by_seed, collect, fresh, mean, scale, tuned
+from arms import BYTES, OVERWRITE, REWRITTEN, SMALL, TUNING, Arm, arguments, by_seed, collect, fresh, mean, scale, tuned
 
 from miras_search import Candidate, Design, named
 from miras_search.candidate import Backbone, Optimiser
@@ -65,6 +65,7 @@ class Setting:
 
 SETTINGS = (
     Setting(SMALL, "recall", 300, 16, 4, (1, 16), all=True, chance=math.log(SMALL.values)),
+    Setting(OVERWRITE, "wider recall", 500, 32, 4, (16,), chance=math.log(OVERWRITE.values)),
     Setting(REWRITTEN, "overwriting", 300, 16, 16, (64, 1), chance=math.log(REWRITTEN.values)),
     Setting(BYTES, "bytes", 150, 32, 16, (64, 1), metric="bits_per_byte"),
 )
@@ -244,7 +245,7 @@ def draw(every: list[Losses], title: str, folder: Path) -> None:
     pairs = list(zip(MODELS[::2], MODELS[1::2], strict=True))
     heights = [len(losses.forms) for losses in every]
     figure, grid = plt.subplots(
-        len(every), 3, figsize=(12, 14), sharex="row", sharey="row", gridspec_kw={"height_ratios": heights}
+        len(every), 3, figsize=(12, 17), sharex="row", sharey="row", gridspec_kw={"height_ratios": heights}
     )
     for axes, losses in zip(grid, every, strict=True):
         setting, forms = losses.setting, losses.forms
