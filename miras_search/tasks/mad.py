@@ -60,6 +60,11 @@ class Mad(Synthetic):
         """How to lengthen the rows."""
         return "raise the task's `length`"
 
+    @property
+    def together(self) -> int:
+        """As elsewhere, but fewer for a large vocabulary: a row has a table of its keys."""
+        return max(1, min(super().together, (1 << 22) // (self.batch * self.vocabulary)))
+
 
 class MadRecall(Mad):
     """In-context recall of MAD: key-value pairs in a row, keys come again; their value must be predicted.
