@@ -5,9 +5,10 @@
 
 Each model as named and in our form (`-r`) with the named inner step and 16 times that; then, at the step that was better on a seed that
 is in no result, with other chunks, read modes, starts of the forget gate and maps. Four tasks: recall with re-writes in 17 tokens
-(chunk 4), with more pairs and at twice the width in 24 (chunk 4), in 69 with 29 more writes to the same keys (chunk 16), and bytes of text (128
-tokens, chunk 16). On the latter three only the `-r` forms are varied in everything, and models trained at one chunk are also tried, with the same
-weights, at the others. One layer of width 16 (wider recall and bytes: 32), lr 2e-2; arms share seeds and data, and with E1 the trials that both need.
+(chunk 4), with more pairs and at twice the width in 24 (chunk 4), in 69 with 29 more writes to the same keys (chunk 16), and bytes of
+text (128 tokens, chunk 16). On the latter three only the `-r` forms are varied in everything, and models trained at one chunk are also
+tried, with the same weights, at the others. One layer of width 16 (wider recall and bytes: 32), lr 2e-2;
+arms share seeds and data, and with E1 the trials that both need.
 """
 
 from __future__ import annotations
