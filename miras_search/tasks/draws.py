@@ -112,8 +112,8 @@ class Draws:
     def weighted(self, weights: NDArray[np.floating[Any]], count: int, rows: int) -> NDArray[np.int64]:
         """`count` places in every row, one after another in proportion to the weights of what is left: [n] -> int64 [rows, count].
 
-        A race of exponentials E_i / w_i, the first ones to arrive. The logarithm may differ between machines in its last bit; only the
-        order counts, so a row differs with a chance of about n^2 2^-52.
+        A race of exponentials E_i / w_i, the first ones to arrive; E has a grain of 2^-32. The logarithm may differ between machines in
+        its last bit; only the order counts, so a row differs with a chance of about n^2 2^-52.
         """
         import numpy as np
 
@@ -123,9 +123,8 @@ class Draws:
         time *= 2.0**-32
         np.log(time, out=time)
         time *= -1.0 / weights
-        tags = (
-            1 << (n - 1).bit_length()
-        ) - 1  # positive floats are ordered as their bits; the last ones give way to the place
+        # positive floats are ordered as their bits are, of which the last give way to the place
+        tags = (1 << (n - 1).bit_length()) - 1
         order = time.view(np.int64)
         order &= ~tags
         order |= np.arange(n)

@@ -221,27 +221,16 @@ class WordProblem(Tracking):
 
         size, n = self._sizes(draws, rows, split)
         symbols = draws.few(self.vocab - 1, n, rows)
-        states = _walk(product_table(self.group), symbols, 0)  # from the identity
+        table = product_table(self.group).reshape(-1)
+        states = symbols.copy()
+        for state, before, symbol in zip(states[1:], states, symbols[1:], strict=False):
+            np.take(table, before * (self.vocab - 1) + symbol, out=state, mode="clip")
         by_row, after = symbols.T.astype(np.int16, order="C"), states.T.astype(np.int16, order="C")
         return self._finish(by_row, after, size, self.vocab - 1)
 
     def spell(self, token: int) -> str:
         """Elements by number, in the order of `elements`; padding `_`."""
         return "_" if token == self.vocab - 1 else f"g{token}"
-
-
-def _walk(table: NDArray[np.int64], codes: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """States of an automaton in every row, `table[state before, code]`: [S, C], [n, R] -> [n, R]."""
-    import numpy as np
-
-    flat, width = table.reshape(-1), table.shape[1]
-    states = np.empty_like(codes)
-    before = np.full(codes.shape[1], start)
-    for now, code in zip(states, codes, strict=True):
-        before *= width
-        before += code
-        before = np.take(flat, before, out=now, mode="clip").copy()
-    return states
 
 
 def _where(there: NDArray[np.bool_], values: NDArray[np.int16], other: int) -> NDArray[np.int64]:

@@ -110,7 +110,7 @@ def batches_together(task: Task) -> int:
 
 
 def by_blocks(draw: Callable[[int], Batch], together: int) -> Callable[[int], Batch]:
-    """Batches by number, from a function that draws a block of so many; the last block is kept."""
+    """Batches by number, from a function that draws a block of so many; the last block is kept, and they are views of it."""
 
     @lru_cache(maxsize=1)
     def block(number: int) -> list[Batch]:
@@ -122,7 +122,6 @@ def by_blocks(draw: Callable[[int], Batch], together: int) -> Callable[[int], Ba
 
 def epoch_order(draws: Draws, batches: int, together: int) -> list[int]:
     """The batches of a finite set in random order, those of a block one after another, since a block is drawn as a whole."""
-
     blocks = -(-batches // together)
     first = draws.orders(1, blocks)[0]
     inside = draws.orders(blocks, together)[first]
